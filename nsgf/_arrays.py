@@ -1,0 +1,179 @@
+"""The one bridge between array libraries: NumPy, CuPy and torch in, the same library out.
+
+A public function calls :func:`as_pair` once; below it, everything is a floating ``(n, d)`` array of one library, and
+``xp = namespace(x)`` supplies the arithmetic.
+"""
+
+import contextlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_cupy_array, is_numpy_array, is_torch_array
+
+__all__ = [
+    "Array",
+    "as_pair",
+    "as_points",
+    "as_weights",
+    "device",
+    "like",
+    "namespace",
+    "on_device",
+    "pick_device",
+    "to_numpy",
+    "to_torch",
+]
+
+Array = Any  # a NumPy, CuPy or torch array: the three share no base class
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array-API namespace that the arrays share."""
+    return array_namespace(*arrays)
+
+
+def as_points(X: Any, name: str) -> Array:
+    """Return `X` as a finite, floating, non-empty ``(n, d)`` array of its own library.
+
+    Integers become float64 and float16 becomes float32, the least precision that the solvers work in.
+    """
+    X = _as_numbers(X, name)
+    if X.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {tuple(X.shape)}; expected two dimensions (n_samples, n_features). "
+            f"Reshape your data: {name}.reshape(-1, 1) for one feature, {name}.reshape(1, -1) for one sample."
+        )
+    if 0 in X.shape:
+        raise ValueError(f"{name} is empty: its shape is {tuple(X.shape)}. Give at least one row and one column.")
+    if not bool(namespace(X).all(namespace(X).isfinite(X))):
+        raise ValueError(f"{name} contains NaN or infinite values. Impute them, or drop those rows first.")
+    return X
+
+
+def as_weights(w: Any, x: Array, name: str) -> Array:
+    """Return the weights of the rows of `x`, of total mass 1; uniform where `w` is None."""
+    xp, n = namespace(x), x.shape[0]
+    if w is None:
+        return xp.full(n, 1.0 / n, dtype=x.dtype, device=device(x))
+    w = _as_numbers(w, name)
+    if w.shape != (n,):
+        raise ValueError(f"{name} has shape {tuple(w.shape)}; give one weight a row, that is shape ({n},).")
+    w = xp.asarray(w, dtype=x.dtype, device=device(x))
+    total = float(xp.sum(w))
+    if not (float(xp.min(w)) >= 0 and 0 < total < float("inf")):
+        raise ValueError(f"{name} must be finite and non-negative with a positive sum; its sum is {total}.")
+    return w / total
+
+
+def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+    """Validate two clouds of one space; return them in one library and one floating dtype."""
+    x, y = as_points(x, names[0]), as_points(y, names[1])
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{names[0]} has {x.shape[1]} features but {names[1]} has {y.shape[1]}; both must live in the same space. "
+            "Encode them to a shared space first."
+        )
+    if type(x) is not type(y):
+        raise TypeError(
+            f"{names[0]} is a {_library(x)} array but {names[1]} is a {_library(y)} array; convert one to the other."
+        )
+    if device(x) != device(y):
+        raise ValueError(
+            f"{names[0]} lies on {device(x)} but {names[1]} on {device(y)}; move both to one device first."
+        )
+    xp = namespace(x, y)
+    dtype = xp.result_type(x.dtype, y.dtype)
+    return xp.astype(x, dtype, copy=False), xp.astype(y, dtype, copy=False)
+
+
+def like(result: Array, X: Any) -> Array:
+    """Return `result` in the library, device and floating dtype of the caller's own `X`."""
+    if is_torch_array(X):
+        dtype = X.dtype if X.dtype.is_floating_point else None
+        return to_torch(result, X.device).to(dtype or result.dtype)
+    if not is_cupy_array(X):
+        X, result = np.asarray(X), to_numpy(result)
+    xp = namespace(X)
+    return xp.asarray(result, dtype=X.dtype if X.dtype.kind == "f" else None)
+
+
+def to_numpy(x: Any) -> Any:
+    """Return `x` in host memory as a NumPy array; what is no device array passes through."""
+    if is_torch_array(x):
+        return x.detach().cpu().numpy()
+    return x.get() if is_cupy_array(x) else x
+
+
+def to_torch(x: Array, device: Any = "cpu") -> Any:
+    """Hand `x` to torch, by DLPack and so without a copy where both share the device."""
+    import torch
+    import torch.utils.dlpack
+
+    if is_numpy_array(x):
+        return torch.as_tensor(x if x.flags.writeable else x.copy(), device=device)
+    return torch.utils.dlpack.from_dlpack(x).to(device)
+
+
+def on_device(x: Array, device: str) -> Array:
+    """Move a NumPy array of the array world to `device`: CuPy on ``"cuda"``, NumPy on ``"cpu"``."""
+    if device == "cpu":
+        return to_numpy(x)
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def pick_device(device: str) -> str:
+    """Return ``"cuda"`` or ``"cpu"``: what was asked for, or for ``"auto"`` the best that is present."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device!r} is unknown; choose 'auto', 'cpu' or 'cuda'.")
+    if device == "cpu":
+        return "cpu"
+    missing = _missing_for_cuda()
+    if missing and device == "cuda":
+        raise RuntimeError(f"device='cuda' was asked for, but {missing} Or use device='cpu'.")
+    return "cpu" if missing else "cuda"
+
+
+def _missing_for_cuda() -> str:
+    """Say what CUDA work lacks on this machine; an empty string means nothing."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device. Install a CUDA build of torch on a machine with an NVIDIA GPU."
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'nsgf[cuda12]' or 'nsgf[cuda13]', as your driver has it."
+    return ""
+
+
+def _library(x: Array) -> str:
+    return type(x).__module__.partition(".")[0]
+
+
+def _as_numbers(X: Any, name: str) -> Array:
+    """Return `X` as a floating array of its own library (NumPy for lists and data frames)."""
+    if is_torch_array(X):
+        X = X.detach()
+    elif not is_cupy_array(X):
+        X = _numpy_numbers(X, name)
+    xp = namespace(X)
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError(
+            f"{name} is complex. Complex data not supported: pass its real and imaginary parts as columns."
+        )
+    if not xp.isdtype(X.dtype, "real floating"):
+        return xp.astype(X, xp.float64)
+    bits = xp.finfo(X.dtype).bits
+    return X if bits in (32, 64) else xp.astype(X, xp.float32 if bits < 32 else xp.float64)
+
+
+def _numpy_numbers(X: Any, name: str) -> np.ndarray:
+    """Return `X` as a numeric NumPy array; text and mixed objects raise."""
+    with contextlib.suppress(ValueError, TypeError):  # ragged lists are told apart below
+        X = np.asarray(X)
+        if X.dtype.kind == "O":
+            X = X.astype(np.float64)
+        if X.dtype.kind in "fiubc":
+            return X
+    raise ValueError(f"{name} is not numeric: text, mixed objects or ragged rows. Encode it as numbers first.")

@@ -1,0 +1,59 @@
+"""Fitted models on disk: arrays and JSON in one safetensors file, which never executes code when it is read."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["read", "write"]
+
+FORMAT = "nsgf-1"
+
+
+def write(path: "str | os.PathLike[str]", arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Write arrays and JSON-able `meta` to `path`, all or nothing: a full disk leaves what stood there before."""
+    from safetensors.numpy import save
+
+    path = Path(path)
+    blob = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {FORMAT: json.dumps(meta)})
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(blob)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read(path: "str | os.PathLike[str]") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what :func:`write` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where it is cut short, corrupt, or another program's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model at {os.fspath(path)!r}; write one with model.save(path).")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = json.loads((file.metadata() or {})[FORMAT])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except KeyError:
+        raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but not of an nsgf model.") from None
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} cannot be read as an nsgf model ({error}). It may be cut short, corrupt or "
+            "of another format: save the model again, or fetch the file again."
+        ) from error
+    return arrays, meta

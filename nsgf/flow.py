@@ -1,0 +1,186 @@
+r"""The particle flow of the Sinkhorn divergence, and the pool of its trajectories.
+
+.. math::  x^{k+1} = x^k + \eta\, v^k, \qquad v^k = T_{x^k y}(x^k) - T_{x^k x^k}(x^k)
+
+(NSGF, eq. 14). The pool holds rows :math:`(t_k, x^k, v^k)` of many minibatches, for the network to be matched to.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nsgf._arrays import Array, as_pair, like, namespace, to_numpy
+from nsgf.sinkhorn import Velocity, _solve_velocity, pick_blur, settle
+from nsgf.solvers import Solver, pick_solver
+
+__all__ = ["Trajectory", "TrajectoryPool", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
+
+
+class Trajectory(NamedTuple):
+    """Particles along the flow, with the certificate of its worst step.
+
+    Attributes
+    ----------
+    t : array of shape (n_steps + 1,)
+        Times k / n_steps.
+    x : array of shape (n_steps + 1, n, d)
+        Positions, in the units of the data.
+    v : array of shape (n_steps, n, d)
+        Velocities: x[k + 1] = x[k] + step_size · v[k].
+    error : float
+        Largest marginal error of any step (L1 mass misplaced, 0 to 2).
+    converged : bool
+        Whether every step reached its solver's tolerance.
+    """
+
+    t: Array
+    x: Array
+    v: Array
+    error: float
+    converged: bool
+
+
+def flow_steps(
+    x: Array,
+    y: Array,
+    blur: float,
+    n_steps: int,
+    step_size: float,
+    solve: Solver,
+    weights: tuple[Any, Any] = (None, None),
+) -> Iterator[tuple[Array, Velocity]]:
+    """Yield (x^k, v^k) for k = 0 … n_steps − 1; every solve starts from the potentials of the one before."""
+    res = None
+    for _ in range(n_steps):
+        res = _solve_velocity(x, y, blur, *weights, solve, res)
+        yield x, res
+        x = x + step_size * res.v
+
+
+def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme
+    x: Any,
+    y: Any,
+    blur: "float | str" = "auto",
+    n_steps: int = 10,
+    step_size: float = 1.0,
+    a: Any = None,
+    b: Any = None,
+    solver: "Solver | str" = "auto",
+) -> Trajectory:
+    """Move the particles x by steepest descent of S_ε(x, y): explicit Euler steps, no network.
+
+    Parameters
+    ----------
+    x : array of shape (n, d)
+        Particles to move. NumPy, CuPy or torch; lists and data frames are read as NumPy.
+    y : array of shape (m, d)
+        Target points, in the library of `x`.
+    blur : float or "auto"
+        Length scale √ε, in the units of the data; ``"auto"`` is 0.15 of the spread of `x` and `y`, held along the flow.
+    n_steps : int
+        Number of steps.
+    step_size : float
+        η, the fraction of the velocity that one step goes; with 1 a step removes the whole distance between the means.
+    a, b : arrays of shape (n,) and (m,), optional
+        Weights of the rows, normalised to total mass 1; uniform by default.
+    solver : solver value or "auto"
+        How the cross problems are solved.
+
+    Returns
+    -------
+    Trajectory
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As :func:`~nsgf.sinkhorn_velocity` does, and on fewer than one step or a step size that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(60, 2)), rng.normal(size=(80, 2)) + [4.0, 0.0]
+    >>> flow = sinkhorn_flow(x, y, blur=0.5, n_steps=3)
+    >>> flow.x.shape, bool(np.allclose(flow.x[1].mean(0), y.mean(0), atol=1e-3))
+    ((4, 60, 2), True)
+    """
+    check_steps(n_steps, step_size)
+    solve = pick_solver(solver)
+    xs, ys = as_pair(x, y)
+    blur = pick_blur(blur, xs, ys)
+    steps = list(flow_steps(xs, ys, blur, n_steps, step_size, solve, (a, b)))
+    error, converged = max(res.error for _, res in steps), all(res.converged for _, res in steps)
+    settle(error, converged, solve)
+    x_last, last = steps[-1]
+    xp = namespace(xs)
+    positions = xp.stack([x_k for x_k, _ in steps] + [x_last + step_size * last.v])
+    velocities = xp.stack([res.v for _, res in steps])
+    t = like(np.linspace(0.0, 1.0, n_steps + 1), xs)
+    return Trajectory(t, like(positions, x), like(velocities, x), error, converged)
+
+
+def check_steps(n_steps: int, step_size: float) -> None:
+    """Raise where the scheme is not one: it takes at least one step, and a positive step size."""
+    if not (isinstance(n_steps, int | np.integer) and n_steps >= 1):
+        raise ValueError(f"n_steps={n_steps!r} must be an integer of at least 1; 5 is a good value.")
+    if isinstance(step_size, str) or not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size={step_size!r} must be positive; 1.0 is a good value.")
+
+
+class TrajectoryPool:
+    """Rows (t, x, v) of many flows, in float32, drawn at random.
+
+    Parameters
+    ----------
+    capacity : int
+        Largest number of rows.
+    n_features : int
+        Width d of the rows.
+
+    Examples
+    --------
+    >>> pool = TrajectoryPool(4, 2)
+    >>> pool.add(0.0, np.zeros((3, 2)), np.ones((3, 2)))
+    >>> len(pool), [part.shape for part in pool.draw(8, np.random.default_rng(0))]
+    (3, [(8,), (8, 2), (8, 2)])
+    """
+
+    def __init__(self, capacity: int, n_features: int) -> None:
+        self._t = np.empty(capacity, dtype=np.float32)
+        self._x = np.empty((capacity, n_features), dtype=np.float32)
+        self._v = np.empty((capacity, n_features), dtype=np.float32)
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def add(self, t: float, x: Array, v: Array) -> None:
+        """Append the rows (t, x_i, v_i)."""
+        block = slice(self._filled, self._filled + len(x))
+        if block.stop > len(self._t):
+            raise ValueError(f"the pool holds {len(self._t)} rows and {len(self)} are taken; {len(x)} more do not fit.")
+        self._t[block], self._x[block], self._v[block] = t, to_numpy(x), to_numpy(v)
+        self._filled = block.stop
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d)."""
+        i = rng.integers(self._filled, size=size)
+        return self._t[i], self._x[i], self._v[i]
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows: t (len,), x (len, d), v (len, d)."""
+        return self._t[: self._filled], self._x[: self._filled], self._v[: self._filled]
+
+
+def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]]) -> float:
+    """Return how far two minibatches' velocities are from each other, relative to the velocities themselves.
+
+    At every step, both are read at the first one's particles: √(E|v₁ − v₂|² / E|v₁|²).
+    """
+    difference = size = 0.0
+    for (x, v1), (_, v2) in zip(first, second, strict=True):
+        difference += float(((v1.v - v2(x)) ** 2).sum())
+        size += float((v1.v**2).sum())
+    return (difference / size) ** 0.5 if size else 0.0

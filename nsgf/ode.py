@@ -1,0 +1,88 @@
+"""Explicit one-step methods for dx/dt = v(x, t).
+
+Each step is a value: ``step(velocity, x, t, h)`` returns the point a time `h` later. `nfe` of a step is its number of
+function evaluations.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from nsgf._arrays import Array
+
+__all__ = ["NFE", "STEPS", "Step", "VelocityField", "euler", "heun", "integrate", "midpoint", "path", "rk4"]
+
+VelocityField = Callable[[Array, float], Array]
+Step = Callable[[VelocityField, Array, float, float], Array]
+
+
+def euler(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
+    """Return x + h v(x, t); order 1."""
+    return x + h * velocity(x, t)
+
+
+def midpoint(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
+    """Return x + h v(x + h/2 v(x, t), t + h/2); order 2."""
+    return x + h * velocity(x + h / 2 * velocity(x, t), t + h / 2)
+
+
+def heun(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
+    """Return x + h/2 (v₁ + v₂) with v₂ at the Euler point; order 2."""
+    v1 = velocity(x, t)
+    v2 = velocity(x + h * v1, t + h)
+    return x + h / 2 * (v1 + v2)
+
+
+def rk4(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
+    """Return the classical Runge-Kutta step; order 4."""
+    v1 = velocity(x, t)
+    v2 = velocity(x + h / 2 * v1, t + h / 2)
+    v3 = velocity(x + h / 2 * v2, t + h / 2)
+    v4 = velocity(x + h * v3, t + h)
+    return x + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+
+
+STEPS: dict[str, Step] = {step.__name__: step for step in (euler, midpoint, heun, rk4)}
+NFE: dict[Step, int] = {euler: 1, midpoint: 2, heun: 2, rk4: 4}  # function evaluations a step
+
+
+def path(velocity: VelocityField, x: Array, times: Sequence[float], step: Step = euler) -> Iterator[Array]:
+    """Yield x at each of the `times`, the first as given.
+
+    Examples
+    --------
+    >>> [float(x) for x in path(lambda x, t: x, 1.0, [0.0, 1.0, 2.0])]
+    [1.0, 2.0, 4.0]
+    """
+    yield x
+    for t, t_next in zip(times[:-1], times[1:], strict=True):
+        x = step(velocity, x, t, t_next - t)
+        yield x
+
+
+def integrate(velocity: VelocityField, x: Array, times: Sequence[float], step: Step = euler) -> Array:
+    """Return x at the last of the `times`.
+
+    Parameters
+    ----------
+    velocity : callable
+        v(x, t), from an (n, d) array and a time to an (n, d) array.
+    x : array of shape (n, d)
+        Points at ``times[0]``.
+    times : sequence of float
+        Increasing or decreasing; each interval is one step.
+    step : callable
+        One of :func:`euler`, :func:`midpoint`, :func:`heun`, :func:`rk4`, or your own.
+
+    Returns
+    -------
+    array of shape (n, d)
+
+    Examples
+    --------
+    >>> import math
+    >>> times = [k / 10 for k in range(11)]
+    >>> abs(integrate(lambda x, t: x, 1.0, times, step=rk4) - math.e) < 1e-5
+    True
+    """
+    for x in path(velocity, x, times, step):  # noqa: B007, B020
+        pass
+    return x
