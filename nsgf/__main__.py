@@ -24,7 +24,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"nsgf {arguments.command}: {error}", file=sys.stderr)
         return 1
     return 0

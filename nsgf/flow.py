@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsgf._arrays import Array, as_pair, like, namespace, to_numpy
-from nsgf.sinkhorn import Velocity, _solve_velocity, pick_blur, settle
+from nsgf._arrays import Array, as_pair, as_weights, like, namespace, to_numpy
+from nsgf.sinkhorn import Velocity, centred, pick_blur, rest_potentials, settle, solve_velocity
 from nsgf.solvers import Solver, pick_solver
 
 __all__ = ["Trajectory", "TrajectoryPool", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
@@ -50,12 +50,19 @@ def flow_steps(
     solve: Solver,
     weights: tuple[Any, Any] = (None, None),
 ) -> Iterator[tuple[Array, Velocity]]:
-    """Yield (x^k, v^k) for k = 0 … n_steps − 1; every solve starts from the potentials of the one before."""
-    res = None
+    """Yield (x^k, v^k) for k = 0 … n_steps − 1.
+
+    A step leaves 1 − η of the way to go, so of the distance between the potentials and those at rest, x = y + c, about
+    as much is left: each solve starts there.
+    """
+    a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur**2
+    left = 1.0 - min(step_size, 1.0)
+    rest = start = rest_potentials(centred(x, y, a, b), eps, solve)
     for _ in range(n_steps):
-        res = _solve_velocity(x, y, blur, *weights, solve, res)
+        res = solve_velocity(centred(x, y, a, b), eps, solve, start)
         yield x, res
         x = x + step_size * res.v
+        start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
 
 
 def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme

@@ -56,7 +56,7 @@ def train(
     device = next(net.parameters()).device
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_iter)
-    average = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(ema_decay))
+    average = swa_utils.AveragedModel(net, avg_fn=lambda mean, new, n: torch.lerp(mean, new, _ema_weight(n, ema_decay)))
     losses: list[Tensor] = []
     try:
         for _ in progress(range(n_iter)):
@@ -74,6 +74,11 @@ def train(
             stacklevel=2,
         )
     return average.module.eval(), torch.stack(losses).cpu().numpy() if losses else np.empty(0, np.float32)
+
+
+def _ema_weight(n: Any, decay: float) -> float:
+    """Return the weight of the newest of n + 1 values: 1 − decay in the long run, more at first."""
+    return max(1.0 - decay, 9.0 / (10.0 + float(n)))
 
 
 @torch.inference_mode()

@@ -81,7 +81,7 @@ def mmd(x: Any, y: Any, lengths: "tuple[float, ...] | None" = None) -> float:
 
 
 def energy_distance(x: Any, y: Any) -> float:
-    """Return √(2 E|x − y| − E|x − x'| − E|y − y'|), in the square root of the units of the data (Székely 2013).
+    """Return ``√(2 E|x − y| − E|x − x'| − E|y − y'|)``, in the square root of the units of the data (Székely 2013).
 
     Examples
     --------

@@ -116,14 +116,16 @@ class Velocity:
         Potentials of the source with itself.
     eps : float
         Regularisation, blur², in squared units of the data.
+    pair, cross : Pair and Potentials
+        The clouds, each moved to zero mean, and their potentials: what a call on new points needs.
     """
 
     v: Array
     potentials: Potentials
     self_potentials: Potentials
     eps: float
-    _pair: "_Pair" = dataclasses.field(repr=False)
-    _cross: Potentials = dataclasses.field(repr=False)
+    pair: "Pair" = dataclasses.field(repr=False)
+    cross: Potentials = dataclasses.field(repr=False)
 
     @property
     def error(self) -> float:
@@ -142,13 +144,13 @@ class Velocity:
 
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
-        zs, _ = as_pair(z, self._pair.x, names=("z", "x"))
-        v = _field_at(zs - self._pair.x_mean, self._pair, self._cross, self.self_potentials, self.eps)
+        zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
+        v = _field_at(zs - self.pair.x_mean, self.pair, self.cross, self.self_potentials, self.eps)
         return like(v, z)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pair:
+class Pair:
     """Two weighted clouds, each moved to zero mean."""
 
     x: Array
@@ -166,7 +168,7 @@ def sinkhorn_velocity(
     a: Any = None,
     b: Any = None,
     solver: "Solver | str" = "auto",
-    init: "Potentials | Velocity | None" = None,
+    init: Potentials | None = None,
 ) -> Velocity:
     """Steepest descent of S_ε(x, y): v = T_xy(x) − T_xx(x).
 
@@ -182,9 +184,9 @@ def sinkhorn_velocity(
         Weights of the rows, normalised to total mass 1; uniform by default.
     solver : solver value or "auto"
         How the cross problem is solved, such as ``nsgf.POT(tol=1e-6)``.
-    init : Potentials or Velocity, optional
-        What to start from: potentials that belong to the rows of `y`, such as ``previous.potentials``, or the previous
-        result itself, which also follows a mean that moved.
+    init : Potentials, optional
+        Potentials to start from, such as ``previous.potentials``; they belong to the rows of `y`. By default the solve
+        starts from the self-potentials of `y`, which are exact where the clouds differ by a translation.
 
     Returns
     -------
@@ -215,28 +217,27 @@ def sinkhorn_velocity(
     >>> bool(np.allclose(res.v, [3.0, 0.0])), res.converged
     (True, True)
     """
-    res = _solve_velocity(x, y, blur, a, b, pick_solver(solver), init)
-    settle(res.error, res.converged, pick_solver(solver))
-    return res
-
-
-def _solve_velocity(
-    x: Any, y: Any, blur: "float | str", a: Any, b: Any, solve: Solver, init: Potentials | Velocity | None
-) -> Velocity:
-    """Return the velocity, converged or not: the caller settles what an unconverged one means."""
+    solve = pick_solver(solver)
     xs, ys = as_pair(x, y)
     eps = pick_blur(blur, xs, ys) ** 2
-    pair = _centred(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
-    if init is None:
-        init = _own(pair.y, pair.b, eps, solve)  # exact where x = y + c
-    elif isinstance(init, Velocity):
-        init = init._cross  # already of the centred target
-    else:
-        init = _into_frame(init, pair)
-    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=init)
+    pair = centred(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
+    start = rest_potentials(pair, eps, solve) if init is None else _into_frame(init, pair)
+    res = solve_velocity(pair, eps, solve, start)
+    settle(res.error, res.converged, solve)
+    return dataclasses.replace(res, v=like(res.v, x))
+
+
+def solve_velocity(pair: Pair, eps: float, solve: Solver, start: Potentials) -> Velocity:
+    """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
+    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=start)
     own = _own(pair.x, pair.a, eps, solve)
     v = _field_at(pair.x, pair, cross, own, eps)
-    return Velocity(like(v, x), _out_of_frame(cross, pair), own, eps, pair, cross)
+    return Velocity(v, _out_of_frame(cross, pair), own, eps, pair, cross)
+
+
+def rest_potentials(pair: Pair, eps: float, solve: Solver) -> Potentials:
+    """Return the target's self-potentials: the cross potentials where the flow comes to rest, at x = y + c."""
+    return _own(pair.y, pair.b, eps, solve)
 
 
 def sinkhorn_divergence(
@@ -284,8 +285,8 @@ def sinkhorn_divergence(
     solve = pick_solver(solver)
     x, y = as_pair(x, y)
     eps = pick_blur(blur, x, y) ** 2
-    pair = _centred(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
-    own_x, own_y = _own(pair.x, pair.a, eps, solve), _own(pair.y, pair.b, eps, solve)
+    pair = centred(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
+    own_x, own_y = _own(pair.x, pair.a, eps, solve), rest_potentials(pair, eps, solve)
     cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=own_y)
     solved = (cross, own_x, own_y)
     settle(max(p.error for p in solved), all(p.converged for p in solved), solve)
@@ -308,9 +309,10 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-def _centred(x: Array, y: Array, a: Array, b: Array) -> _Pair:
+def centred(x: Array, y: Array, a: Array, b: Array) -> Pair:
+    """Return the clouds, each moved to zero mean."""
     x_mean, y_mean = a @ x, b @ y
-    return _Pair(x - x_mean, y - y_mean, a, b, x_mean, y_mean)
+    return Pair(x - x_mean, y - y_mean, a, b, x_mean, y_mean)
 
 
 def _own(x: Array, a: Array, eps: float, solve: Solver) -> Potentials:
@@ -319,7 +321,7 @@ def _own(x: Array, a: Array, eps: float, solve: Solver) -> Potentials:
     return solved._replace(converged=solved.error <= solve.tol)
 
 
-def _out_of_frame(p: Potentials, pair: _Pair) -> Potentials:
+def _out_of_frame(p: Potentials, pair: Pair) -> Potentials:
     """Return the potentials of the clouds where they lie, from those of the centred clouds.
 
     With s the shift between the means, C(x, y) is C of the centred points plus s·x − s·y + ½|s|².
@@ -328,7 +330,7 @@ def _out_of_frame(p: Potentials, pair: _Pair) -> Potentials:
     return p._replace(f=p.f + pair.x @ shift + 0.5 * (shift @ shift), g=p.g - pair.y @ shift)
 
 
-def _into_frame(p: Potentials, pair: _Pair) -> Potentials:
+def _into_frame(p: Potentials, pair: Pair) -> Potentials:
     """Return a start for the centred clouds from potentials of the clouds where they lie."""
     if tuple(p.g.shape) != (pair.y.shape[0],):
         raise ValueError(
@@ -338,7 +340,7 @@ def _into_frame(p: Potentials, pair: _Pair) -> Potentials:
     return p._replace(g=p.g + pair.y @ (pair.x_mean - pair.y_mean))
 
 
-def _field_at(z: Array, pair: _Pair, cross: Potentials, own: Potentials, eps: float) -> Array:
+def _field_at(z: Array, pair: Pair, cross: Potentials, own: Potentials, eps: float) -> Array:
     """Return v(z) = T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
     T_xy = barycentric_map(z, pair.y, cross.g, eps, pair.b) + pair.y_mean
     T_xx = barycentric_map(z, pair.x, own.f, eps, pair.a) + pair.x_mean

@@ -9,7 +9,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
-from strategies import problems, rotations, seeds, single_points, translated_clouds
+from strategies import coupled_problems, problems, rotations, seeds, single_points, translated_clouds
 from tolerances import TIGHT, rounding, solver_limited
 
 from nsgf.sinkhorn import barycentric_map, pick_blur, self_potentials, sinkhorn_divergence, sinkhorn_velocity, spread
@@ -17,12 +17,20 @@ from nsgf.solvers import POT
 
 METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+costly = settings(max_examples=min(50, settings.default.max_examples))
 methods = pytest.mark.parametrize("method", METHODS)
+
+
+def quietly(function, *args, **options):
+    """Call a function on a problem that need not converge: laws hold within the error that it reports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return function(*args, **options)
 
 
 def velocity(problem, **options):
     """Solve a problem as tightly as its dtype allows."""
-    return sinkhorn_velocity(*problem.args, **{"solver": TIGHT[problem.x.dtype.name], **options})
+    return quietly(sinkhorn_velocity, *problem.args, **{"solver": TIGHT[problem.x.dtype.name], **options})
 
 
 def divergence(problem):
@@ -35,16 +43,15 @@ def mean_distance(v, w, a):
     return float(a.astype(np.float64) @ np.linalg.norm(np.asarray(v, np.float64) - w, axis=1))
 
 
+def reference_velocity(problem, z=None):
+    """Return the velocity at points z, by default the particles, from the float64 reference."""
+    x, y, _, a, b = (np.asarray(p, np.float64) for p in problem.args)
+    return reference.velocity(x if z is None else z, x, y, problem.eps, a / a.sum(), b / b.sum())
+
+
 def assert_same_velocity(res, v, problem, error=0.0):
     """Compare a velocity with another that has a marginal error of its own."""
     assert mean_distance(res.v, v, problem.a) <= solver_limited(max(res.error, error), problem)
-
-
-def quietly(function, *args, **options):
-    """Call a function on a problem that is not meant to converge."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return function(*args, **options)
 
 
 # %% Closed forms
@@ -123,6 +130,7 @@ def test_permutation_equivariance(problem, seed, dtype):
 
 
 @dtypes
+@costly
 @given(problem=problems(max_points=10), exponent=st.floats(-8, 8))
 def test_scale_equivariance(problem, exponent, dtype):
     scale = 10.0**exponent
@@ -205,7 +213,8 @@ def test_a_point_twice_is_a_point_of_twice_the_weight(problem, data, dtype):
 # %% The velocity as a gradient, and the divergence
 
 
-@given(problem=problems(max_points=10, fractions=(0.3, 1.0)), seed=seeds)
+@costly
+@given(problem=coupled_problems(max_points=10), seed=seeds)
 def test_velocity_is_the_steepest_descent_of_the_divergence(problem, seed):
     push = np.random.default_rng(seed).normal(size=problem.x.shape)
     h, solver = 1e-3 * problem.blur, POT(method="auto", tol=1e-11, max_iter=100_000)
@@ -218,7 +227,8 @@ def test_velocity_is_the_steepest_descent_of_the_divergence(problem, seed):
     assert slope == pytest.approx(-problem.a @ np.sum(v * push, axis=1), abs=1e-6 * problem.spread, rel=1e-6)
 
 
-@given(problem=problems(max_points=8, fractions=(0.3, 1.0)), data=st.data())
+@costly
+@given(problem=coupled_problems(max_points=8), data=st.data())
 def test_each_particle_descends_by_its_own_finite_difference(problem, data):
     i, k = data.draw(st.integers(0, len(problem.x) - 1)), data.draw(st.integers(0, problem.x.shape[1] - 1))
     h, solver = 1e-3 * problem.blur, POT(method="auto", tol=1e-11, max_iter=100_000)
@@ -234,7 +244,7 @@ def test_each_particle_descends_by_its_own_finite_difference(problem, data):
 
 
 @dtypes
-@given(problem=problems())
+@given(problem=coupled_problems())
 def test_divergence_is_not_negative_and_symmetric(problem, dtype):
     problem = problem.to(dtype)
     S, mirrored = divergence(problem), divergence(problem.swapped())
@@ -243,7 +253,8 @@ def test_divergence_is_not_negative_and_symmetric(problem, dtype):
     assert abs(S - mirrored) <= slack + 1e-6 * S
 
 
-@given(problem=problems(max_points=8))
+@costly
+@given(problem=coupled_problems(max_points=8))
 def test_divergence_agrees_with_the_reference(problem):
     S = reference.divergence(problem.x, problem.y, problem.eps, problem.a, problem.b)
     assert divergence(problem) == pytest.approx(S, abs=1e-7 * problem.eps)
@@ -253,44 +264,44 @@ def test_divergence_agrees_with_the_reference(problem):
 
 
 @methods
-@given(problem=problems(max_points=10, fractions=(0.25, 1.0)))
-def test_velocity_agrees_with_the_reference(problem, method):
-    res = velocity(problem, solver=POT(method=method, tol=1e-7, max_iter=100_000))
-    v = reference.velocity(problem.x, problem.x, problem.y, problem.eps, problem.a, problem.b)
+@costly
+@given(problem=coupled_problems(max_points=10))
+def test_every_method_converges_to_the_reference(problem, method):
+    res = sinkhorn_velocity(*problem.args, solver=POT(method=method, tol=1e-8, max_iter=20_000))
     assert res.converged
-    assert_same_velocity(res, v, problem)
-
-
-@pytest.mark.parametrize("method", ["auto", "sinkhorn_log"])
-@given(problem=problems(max_points=10, fractions=(0.25, 1.0)))
-def test_float32_velocity_agrees_with_the_reference(problem, method):
-    problem = problem.to("float32")
-    res = velocity(problem, solver=POT(method=method, tol=1e-5, max_iter=100_000))
-    x, y, _, a, b = (np.asarray(z, np.float64) for z in problem.args)
-    v = reference.velocity(x, x, y, problem.eps, a / a.sum(), b / b.sum())
-    assert res.v.dtype == np.float32
-    assert_same_velocity(res, v, problem)
+    assert_same_velocity(res, reference_velocity(problem), problem)
 
 
 @methods
-@given(problem=problems(max_points=10, fractions=(0.25, 1.0)), max_iter=st.integers(1, 30))
+@costly
+@given(problem=coupled_problems(max_points=10))
+def test_float32_converges_to_the_reference(problem, method):
+    problem = problem.to("float32")
+    res = sinkhorn_velocity(*problem.args, solver=POT(method=method, tol=1e-5, max_iter=20_000))
+    assert res.v.dtype == np.float32
+    assert_same_velocity(res, reference_velocity(problem), problem)
+
+
+@methods
+@costly
+@given(problem=problems(max_points=10), max_iter=st.integers(1, 60))
+def test_mean_error_stays_within_the_certificate_of_any_solve(problem, max_iter, method):
+    res = velocity(problem, solver=POT(method=method, tol=1e-10, max_iter=max_iter))
+    assert_same_velocity(res, reference_velocity(problem), problem)
+
+
+@methods
+@given(problem=problems(max_points=10), max_iter=st.integers(1, 30))
 def test_certificate_bounds_the_marginal_error_of_any_solve(problem, max_iter, method):
-    solve = POT(method=method, tol=1e-6, max_iter=max_iter)
+    problem, solve = problem.centred(), POT(method=method, tol=1e-6, max_iter=max_iter)
     solved = solve(problem.x, problem.y, problem.eps, problem.a, problem.b)
     plan = (solved.f[:, None] + solved.g[None, :] - reference.cost(problem.x, problem.y)) / problem.eps
     plan = np.exp(plan) * problem.a[:, None] * problem.b[None, :]
     misplaced = np.abs(plan.sum(1) - problem.a).sum() + np.abs(plan.sum(0) - problem.b).sum()
-    assert misplaced <= solved.error * (1 + 1e-9) + 1e-11
-    assert solved.error <= 2
+    assert misplaced <= solved.error + 1e-11
+    assert solved.error <= 2 + 1e-11
     assert solved.converged == (solved.error <= solve.tol)
     assert 1 <= solved.n_iter <= max_iter
-
-
-@given(problem=problems(max_points=10, fractions=(0.25, 1.0)), max_iter=st.integers(1, 60))
-def test_mean_error_stays_within_the_certificate_without_convergence(problem, max_iter):
-    res = quietly(velocity, problem, solver=POT(method="auto", tol=1e-12, max_iter=max_iter))
-    v = reference.velocity(problem.x, problem.x, problem.y, problem.eps, problem.a, problem.b)
-    assert_same_velocity(res, v, problem)
 
 
 def hard_problem():
@@ -354,8 +365,10 @@ def test_potentials_solve_both_equations_where_the_clouds_lie(problem, distance,
     assert f_gap <= res.error + noise
 
 
-@given(problem=problems(max_points=8, fractions=(0.5, 1.5)))
-def test_self_potentials_agree_with_the_alternate_solve(problem):
+@costly
+@given(problem=problems(max_points=8), fraction=st.floats(0.7, 1.5))
+def test_self_potentials_agree_with_the_alternate_solve(problem, fraction):
+    problem = dataclasses.replace(problem, blur=fraction * spread(problem.x, problem.a))
     own = self_potentials(problem.x, problem.eps, problem.a, tol=1e-12)
     solve = POT(method="sinkhorn_log", tol=1e-11, max_iter=20_000)
     cross = solve(problem.x, problem.x, problem.eps, problem.a, problem.a)
@@ -383,14 +396,15 @@ def test_self_potentials_take_few_iterations_at_any_blur(problem):
 def test_field_at_the_particles_is_their_velocity(problem, dtype):
     problem = problem.to(dtype)
     res = velocity(problem)
-    assert np.array_equal(res(problem.x), res.v)
+    assert np.allclose(res(problem.x), res.v, rtol=0, atol=rounding(problem.x, problem.y))
 
 
-@given(problem=problems(max_points=8, fractions=(0.3, 1.0)), seed=seeds)
+@costly
+@given(problem=coupled_problems(max_points=8), seed=seeds)
 def test_field_off_the_particles_agrees_with_the_reference(problem, seed):
     z = problem.x.mean(0) + problem.spread * np.random.default_rng(seed).normal(size=(5, problem.x.shape[1]))
-    v = reference.velocity(z, problem.x, problem.y, problem.eps, problem.a, problem.b)
-    assert np.allclose(velocity(problem)(z), v, rtol=0, atol=1e-5 * problem.spread)
+    res = velocity(problem)
+    assert np.allclose(res(z), reference_velocity(problem, z), rtol=0, atol=1e-6 * problem.spread)
 
 
 @dtypes
@@ -405,7 +419,7 @@ def test_warm_start_gives_the_same_velocity_in_no_more_iterations(problem, dtype
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["init=res", "init=res.potentials"])
-@given(problem=problems(fractions=(0.5, 1.0)), seed=seeds)
+@given(problem=coupled_problems(), seed=seeds)
 def test_warm_start_of_a_moved_cloud_gives_its_velocity(problem, seed, whole):
     res = velocity(problem)
     push = problem.spread * np.random.default_rng(seed).normal(size=problem.x.shape[1])
@@ -425,7 +439,7 @@ def test_init_of_another_target_raises(whole):
 @settings(max_examples=25)
 @given(problem=problems())
 def test_certificate_of_a_velocity_is_that_of_both_problems(problem):
-    res = quietly(velocity, problem, solver=POT(method="auto", tol=1e-6, max_iter=10))
+    res = velocity(problem, solver=POT(method="auto", tol=1e-6, max_iter=10))
     parts = res.potentials, res.self_potentials
     assert res.error == max(p.error for p in parts)
     assert res.n_iter == sum(p.n_iter for p in parts)

@@ -14,8 +14,8 @@ from nsgf.solvers import POT
 
 ROUNDING = {"float64": 1e-12, "float32": 1e-5}
 TIGHT = {
-    "float64": POT(method="auto", tol=1e-9, max_iter=100_000),
-    "float32": POT(method="auto", tol=2e-6, max_iter=100_000),
+    "float64": POT(method="auto", tol=1e-9, max_iter=3000),
+    "float32": POT(method="auto", tol=2e-6, max_iter=3000),
 }
 
 

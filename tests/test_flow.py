@@ -1,0 +1,135 @@
+"""The particle flow, its pool, the integrators, and the gap between minibatches."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsgf import POT, TrajectoryPool, datasets, metrics, ode, sinkhorn_divergence, sinkhorn_flow, sinkhorn_velocity
+from nsgf.flow import flow_steps, minibatch_gap
+
+
+def clouds(n=60, m=80, seed=0):
+    rng = np.random.default_rng(seed)
+    return datasets.gaussian(n, rng), datasets.moons(m, rng)
+
+
+def test_each_step_is_the_euler_step_along_the_velocity_there():
+    x, y = clouds()
+    tight = POT(method="auto", tol=1e-9)
+    path = sinkhorn_flow(x, y, blur=0.8, n_steps=3, step_size=0.5, solver=tight)
+    for k in range(3):
+        np.testing.assert_allclose(path.x[k + 1], path.x[k] + 0.5 * path.v[k], atol=1e-12)
+        np.testing.assert_allclose(path.v[k], sinkhorn_velocity(path.x[k], y, 0.8, solver=tight).v, atol=1e-6)
+    np.testing.assert_array_equal(path.t, [0, 1 / 3, 2 / 3, 1])
+    assert path.converged
+
+
+def test_the_divergence_falls_along_the_flow():
+    x, y = clouds()
+    path = sinkhorn_flow(x, y, blur=0.5, n_steps=6, step_size=0.5)
+    values = [sinkhorn_divergence(x_k, y, blur=0.5) for x_k in path.x]
+    assert all(later < earlier for earlier, later in zip(values[:-1], values[1:], strict=True))
+
+
+def test_a_warm_start_spares_iterations():
+    rng = np.random.default_rng(0)
+    x, y = datasets.eight_gaussians(200, rng), datasets.moons(200, rng)
+    steps = list(flow_steps(x, y, 0.6, 5, 0.3, POT(method="auto")))
+    cold = [sinkhorn_velocity(x_k, y, 0.6) for x_k, _ in steps]
+    assert sum(res.n_iter for _, res in steps[1:]) < 0.7 * sum(res.n_iter for res in cold[1:])
+
+
+@pytest.mark.parametrize(("n_steps", "step_size"), [(0, 1.0), (1.5, 1.0), (3, 0.0), (3, -1.0), (3, math.nan), (3, "1")])
+def test_a_scheme_that_is_none_is_refused(n_steps, step_size):
+    with pytest.raises(ValueError, match="n_steps=|step_size="):
+        sinkhorn_flow(*clouds(), n_steps=n_steps, step_size=step_size)
+
+
+def test_minibatches_of_one_law_come_closer_as_they_grow():
+    def gap(n):
+        steps = [flow_steps(*clouds(n, n, seed), 1.0, 3, 1.0, POT(method="auto")) for seed in (1, 2)]
+        return minibatch_gap(*steps)
+
+    assert gap(400) < 0.7 * gap(50)
+
+
+def test_a_minibatch_is_at_no_distance_from_itself():
+    steps = list(flow_steps(*clouds(), 1.0, 2, 1.0, POT(method="auto")))
+    assert minibatch_gap(steps, steps) < 1e-9
+
+
+def test_the_pool_draws_rows_that_belong_together():
+    pool, rng = TrajectoryPool(10, 1), np.random.default_rng(0)
+    for t in (0.0, 1.0):
+        x = rng.normal(size=(5, 1))
+        pool.add(t, x, 2 * x + t)
+    t, x, v = pool.draw(1000, rng)
+    np.testing.assert_allclose(v[:, 0], 2 * x[:, 0] + t, rtol=1e-6)
+    assert len(np.unique(x)) == 10 == len(pool)
+    with pytest.raises(ValueError, match="do not fit"):
+        pool.add(0.0, x, v)
+
+
+@given(order=st.sampled_from([(ode.euler, 1), (ode.midpoint, 2), (ode.heun, 2), (ode.rk4, 4)]), rate=st.floats(-2, 2))
+def test_integrators_converge_at_their_order(order, rate):
+    step, p = order
+    field = lambda x, t: rate * x + t  # noqa: E731
+
+    def at_one(n):
+        return ode.integrate(field, 1.0, [k / n for k in range(n + 1)], step)
+
+    exact = at_one(2048) if p == 1 else at_one(512)
+    coarse, fine = abs(at_one(8) - exact), abs(at_one(32) - exact)
+    assert coarse < 1e-9 or fine < coarse / 4 ** (p - 0.5)
+
+
+@pytest.mark.parametrize("step", ode.STEPS.values())
+def test_a_step_counts_its_function_evaluations(step):
+    calls = []
+    ode.integrate(lambda x, t: calls.append(t) or 0.0, 1.0, [0.0, 0.5, 1.0], step)
+    assert len(calls) == 2 * ode.NFE[step]
+
+
+@pytest.mark.parametrize(
+    "draw", [datasets.gaussian, datasets.eight_gaussians, datasets.moons, datasets.s_curve, datasets.checkerboard]
+)
+def test_toys_repeat_with_their_generator_and_nothing_else(draw):
+    first, again, other = (draw(50, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert first.shape == (50, 2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_the_checkerboard_leaves_its_light_squares_empty():
+    x = datasets.checkerboard(4000, np.random.default_rng(0))
+    column, row = np.floor(x / 2).astype(int).T
+    assert len(np.unique(column * 10 + row)) == 8
+    assert np.unique((column + row) % 2).size == 1
+
+
+def test_metrics_agree_with_their_closed_forms():
+    rng = np.random.default_rng(0)
+    x, c = rng.normal(size=(200, 3)), np.array([3.0, 0.0, 4.0])
+    assert metrics.wasserstein(x, x + c) == pytest.approx(5.0)
+    assert metrics.wasserstein(1e8 * x, 1e8 * (x + c)) == pytest.approx(5e8)
+    assert metrics.wasserstein(x, x) == pytest.approx(0.0, abs=1e-7)
+    line, moved = np.array([[0.0], [1.0], [5.0]]), np.array([[7.0], [2.0], [3.0]])
+    assert metrics.wasserstein(line, moved) == pytest.approx(
+        math.sqrt(np.mean((np.sort(line, 0) - np.sort(moved, 0)) ** 2))
+    )
+    assert metrics.mmd(x, x) == pytest.approx(0.0, abs=1e-7)
+    assert metrics.mmd(x[:, :1] * 0, x[:, :1] * 0 + 1.0, lengths=(1.0,)) == pytest.approx(
+        math.sqrt(2 - 2 * math.exp(-0.5))
+    )
+    assert metrics.energy_distance(np.zeros((2, 3)), np.tile(c, (3, 1))) == pytest.approx(math.sqrt(10))
+
+
+def test_energy_distance_agrees_with_scipy_in_one_dimension():
+    from scipy.stats import energy_distance
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=100), rng.normal(size=80) + 1
+    assert metrics.energy_distance(x[:, None], y[:, None]) == pytest.approx(energy_distance(x, y))
