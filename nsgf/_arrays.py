@@ -90,8 +90,8 @@ def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array,
 def like(result: Array, X: Any) -> Array:
     """Return `result` in the library, device and floating dtype of the caller's own `X`."""
     if is_torch_array(X):
-        dtype = X.dtype if X.dtype.is_floating_point else None
-        return to_torch(result, X.device).to(dtype or result.dtype)
+        result = to_torch(result, X.device)
+        return result.to(X.dtype) if X.dtype.is_floating_point else result
     if not is_cupy_array(X):
         X, result = np.asarray(X), to_numpy(result)
     xp = namespace(X)
@@ -110,8 +110,11 @@ def to_torch(x: Array, device: Any = "cpu") -> Any:
     import torch
     import torch.utils.dlpack
 
+    if is_torch_array(x):
+        return x.to(device)
     if is_numpy_array(x):
-        return torch.as_tensor(x if x.flags.writeable else x.copy(), device=device)
+        plain = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
+        return torch.as_tensor(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"), device=device)
     return torch.utils.dlpack.from_dlpack(x).to(device)
 
 
@@ -172,8 +175,8 @@ def _numpy_numbers(X: Any, name: str) -> np.ndarray:
     """Return `X` as a numeric NumPy array; text and mixed objects raise."""
     with contextlib.suppress(ValueError, TypeError):  # ragged lists are told apart below
         X = np.asarray(X)
-        if X.dtype.kind == "O":
+        if X.dtype.kind == "O" and not any(isinstance(value, str | bytes) for value in X.flat):
             X = X.astype(np.float64)
         if X.dtype.kind in "fiubc":
-            return X
+            return X.astype(X.dtype.newbyteorder("="), copy=False)
     raise ValueError(f"{name} is not numeric: text, mixed objects or ragged rows. Encode it as numbers first.")

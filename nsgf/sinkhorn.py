@@ -13,6 +13,7 @@ Both clouds are centred first: a translation adds to the cost only terms that th
 the same, exactly, and far-away clouds lose no digits.
 """
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -52,11 +53,13 @@ def spread(x: Array, a: Array | None = None) -> float:
 
 def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
     """Return `blur`, or for ``"auto"`` 0.15 of the spread of both clouds; positive, or an error."""
-    if blur == "auto":
+    if isinstance(blur, str) and blur == "auto":
         return BLUR_FRACTION * math.hypot(spread(x), spread(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
-    if isinstance(blur, str) or not 0 < blur < math.inf:
-        raise ValueError(f"blur={blur!r} must be 'auto' or a positive length in the units of the data (blur² is ε).")
-    return float(blur)
+    with contextlib.suppress(TypeError, ValueError):  # of float(): text, None, arrays of several numbers
+        length = float(blur)
+        if not isinstance(blur, str) and length > 0 and 0 < length * length < math.inf:
+            return length
+    raise ValueError(f"blur={blur!r} must be 'auto' or a positive length in the units of the data (blur² is ε).")
 
 
 def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array:
@@ -145,8 +148,10 @@ class Velocity:
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
+        xp, dtype = namespace(zs), zs.dtype
+        zs = xp.astype(zs, self.pair.x.dtype)
         v = _field_at(zs - self.pair.x_mean, self.pair, self.cross, self.self_potentials, self.eps)
-        return like(v, z)
+        return like(xp.astype(v, dtype), z)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,12 +337,17 @@ def _out_of_frame(p: Potentials, pair: Pair) -> Potentials:
 
 def _into_frame(p: Potentials, pair: Pair) -> Potentials:
     """Return a start for the centred clouds from potentials of the clouds where they lie."""
+    if not isinstance(p, Potentials):
+        raise TypeError(f"init is a {type(p).__name__}; give Potentials, such as previous.potentials, or init=None.")
+    if type(p.g) is not type(pair.y):
+        raise TypeError("init is of another array library than y; start from potentials of this one, or init=None.")
     if tuple(p.g.shape) != (pair.y.shape[0],):
         raise ValueError(
             f"init has {p.g.shape[0]} target potentials but y has {pair.y.shape[0]} rows; "
             "start from potentials of the same target, or from init=None."
         )
-    return p._replace(g=p.g + pair.y @ (pair.x_mean - pair.y_mean))
+    g = namespace(pair.y).astype(p.g, pair.y.dtype)
+    return p._replace(g=g + pair.y @ (pair.x_mean - pair.y_mean))
 
 
 def _field_at(z: Array, pair: Pair, cross: Potentials, own: Potentials, eps: float) -> Array:

@@ -13,6 +13,7 @@ is called as ``solver(x, y, eps, a, b, init=None)`` and returns :class:`Potentia
 
 import contextlib
 import dataclasses
+import numbers
 import warnings
 from typing import Literal, NamedTuple, Protocol
 
@@ -154,10 +155,10 @@ class POT:
             raise ValueError(f"POT method={self.method!r} is unknown; choose one of {', '.join(POT_METHODS)}.")
         if self.on_unconverged not in ("warn", "raise"):
             raise ValueError(f"on_unconverged={self.on_unconverged!r} is unknown; choose 'warn' or 'raise'.")
-        if not self.tol > 0:
+        if not (isinstance(self.tol, numbers.Real) and self.tol > 0):
             raise ValueError(f"tol={self.tol!r} must be positive; 1e-4 is a good value.")
-        if not self.max_iter >= 1:
-            raise ValueError(f"max_iter={self.max_iter!r} must be at least 1; 5000 is a good value.")
+        if not (isinstance(self.max_iter, numbers.Integral) and self.max_iter >= 1):
+            raise ValueError(f"max_iter={self.max_iter!r} must be an integer of at least 1; 5000 is a good value.")
 
     def __call__(
         self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
@@ -211,9 +212,9 @@ class POT:
 
 def pick_solver(solver: "Solver | str") -> "Solver":
     """Return the solver that `solver` names: ``"auto"``, or a solver value as it is."""
-    if solver == "auto":
+    if isinstance(solver, str) and solver == "auto":
         return POT(method="auto")
-    if callable(solver):
+    if not isinstance(solver, type) and callable(solver) and hasattr(solver, "on_unconverged"):
         return solver
     raise ValueError(f"solver={solver!r} is unknown; choose 'auto' or a solver value such as nsgf.POT().")
 
