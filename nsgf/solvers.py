@@ -181,7 +181,8 @@ class POT:
             solved = dataclasses.replace(self, method="sinkhorn")(x, y, eps, a, b, init)
             init, n_iter = solved, solved.n_iter
         if solved is None or not solved.converged and n_iter < self.max_iter:  # the kernel underflowed
-            solved = dataclasses.replace(self, method="sinkhorn_log")(x, y, eps, a, b, init)
+            rest = self.max_iter - n_iter
+            solved = dataclasses.replace(self, method="sinkhorn_log", max_iter=rest)(x, y, eps, a, b, init)
         f, g = xp.astype(solved.f, dtype), xp.astype(solved.g, dtype)
         return solved._replace(f=f, g=g, n_iter=solved.n_iter + (n_iter if solved is not init else 0))
 
