@@ -139,7 +139,7 @@ def _make_digits(axes: dict[str, Any], rng: np.random.Generator) -> dict[str, st
     from nsgf import NSGF, plots
 
     seen, unseen = np.array_split(rng.permutation(load_digits().data), 2)  # pixels in 0 … 16
-    model = NSGF(random_state=0, verbose=1).fit(None, seen)
+    model = NSGF(blur=8.0, n_steps=10, step_size=0.4, n_batches=16, random_state=0, verbose=1).fit(None, seen)
     plots.plot_images(model.sample(100).clip(0, 16), (8, 8), ax=axes["digits"])
     axes["digits"].set_title(f"digits from noise, {model.n_steps} function evaluations")
     plots.plot_loss(model.history_["loss"], ax=axes["training"], label="digits")
