@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nsgf.estimator import NSGF
     from nsgf.flow import Trajectory, TrajectoryPool, sinkhorn_flow
     from nsgf.sinkhorn import Velocity, sinkhorn_divergence, sinkhorn_velocity
-    from nsgf.solvers import POT, Potentials
+    from nsgf.solvers import POT, Potentials, Sinkhorn
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ _HOME = {
     "NSGF": "estimator",
     "POT": "solvers",
     "Potentials": "solvers",
+    "Sinkhorn": "solvers",
     "Trajectory": "flow",
     "TrajectoryPool": "flow",
     "Velocity": "sinkhorn",
@@ -32,6 +33,7 @@ __all__ = [  # noqa: RUF022
     "NSGF",
     "POT",
     "Potentials",
+    "Sinkhorn",
     "Trajectory",
     "TrajectoryPool",
     "Velocity",

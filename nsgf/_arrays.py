@@ -17,6 +17,7 @@ __all__ = [
     "as_points",
     "as_weights",
     "device",
+    "hosted",
     "like",
     "namespace",
     "on_device",
@@ -53,7 +54,7 @@ def as_points(X: Any, name: str) -> Array:
 
 def as_weights(w: Any, x: Array, name: str) -> Array:
     """Return the weights of the rows of `x`, of total mass 1; uniform where `w` is None."""
-    xp, n = namespace(x), x.shape[0]
+    xp, n = namespace(x), x.shape[-2]
     if w is None:
         return xp.full(n, 1.0 / n, dtype=x.dtype, device=device(x))
     w = _as_numbers(w, name)
@@ -116,6 +117,11 @@ def to_torch(x: Array, device: Any = "cpu") -> Any:
         plain = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
         return torch.as_tensor(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"), device=device)
     return torch.utils.dlpack.from_dlpack(x).to(device)
+
+
+def hosted(x: Array) -> Array:
+    """Return `x` in the library that computes fastest where `x` lies: torch for host memory."""
+    return to_torch(x) if is_numpy_array(x) else x
 
 
 def on_device(x: Array, device: str) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, as_pair, as_weights, like, namespace, to_numpy
-from nsgf.sinkhorn import Velocity, centred, pick_blur, rest_potentials, settle, solve_velocity
+from nsgf.sinkhorn import Velocity, centred, first_start, pick_blur, rest_potentials, settle, solve_velocity
 from nsgf.solvers import Solver, pick_solver
 
 __all__ = ["Trajectory", "TrajectoryPool", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
@@ -29,7 +29,7 @@ class Trajectory(NamedTuple):
     v : array of shape (n_steps, n, d)
         Velocities: x[k + 1] = x[k] + step_size · v[k].
     error : float
-        Largest marginal error of any step (L1 mass misplaced, 0 to 2).
+        Largest error of any step, as in :class:`~nsgf.Velocity`.
     converged : bool
         Whether every step reached its solver's tolerance.
     """
@@ -57,7 +57,8 @@ def flow_steps(
     """
     a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur**2
     left = 1.0 - min(step_size, 1.0)
-    rest = start = rest_potentials(centred(x, y, a, b), eps, solve)
+    pair = centred(x, y, a, b)
+    rest, start = rest_potentials(pair, eps, solve), first_start(pair, eps, solve)
     for _ in range(n_steps):
         res = solve_velocity(centred(x, y, a, b), eps, solve, start)
         yield x, res

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsgf import POT, TrajectoryPool, datasets, metrics, ode, sinkhorn_divergence, sinkhorn_flow, sinkhorn_velocity
+from nsgf import (
+    POT,
+    Sinkhorn,
+    TrajectoryPool,
+    datasets,
+    metrics,
+    ode,
+    sinkhorn_divergence,
+    sinkhorn_flow,
+    sinkhorn_velocity,
+)
 from nsgf.flow import flow_steps, minibatch_gap
 
 
@@ -34,11 +44,12 @@ def test_the_divergence_falls_along_the_flow():
     assert all(later < earlier for earlier, later in zip(values[:-1], values[1:], strict=True))
 
 
-def test_a_warm_start_spares_iterations():
+@pytest.mark.parametrize("solver", [POT(method="auto"), Sinkhorn()], ids=["POT", "Sinkhorn"])
+def test_a_warm_start_spares_iterations(solver):
     rng = np.random.default_rng(0)
     x, y = datasets.eight_gaussians(200, rng), datasets.moons(200, rng)
-    steps = list(flow_steps(x, y, 0.6, 5, 0.3, POT(method="auto")))
-    cold = [sinkhorn_velocity(x_k, y, 0.6) for x_k, _ in steps]
+    steps = list(flow_steps(x, y, 0.6, 5, 0.3, solver))
+    cold = [sinkhorn_velocity(x_k, y, 0.6, solver=solver) for x_k, _ in steps]
     assert sum(res.n_iter for _, res in steps[1:]) < 0.7 * sum(res.n_iter for res in cold[1:])
 
 

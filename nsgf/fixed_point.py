@@ -1,0 +1,254 @@
+r"""The two Sinkhorn fixed points, their Anderson acceleration, and the certificate of the barycentric map.
+
+With the rows of the kernel of :mod:`nsgf.kernel` kept exact, potentials solve
+
+.. math::
+    h \leftarrow h - \log \tfrac{P^\top 1}{b} \quad \text{(two clouds)}, \qquad
+    h \leftarrow h - \tfrac12 \log \tfrac{P 1}{a} \quad \text{(a cloud with itself, } \varphi = h).
+
+Plain iterations contract as slowly as :math:`1 - O(\varepsilon)`. Anderson's mixing combines the last few so that the
+residual, linearised, is least (Walker & Ni 2011), and takes the number of iterations that Newton's method would.
+
+What is certified is what a velocity is made of, the map T. Along the iteration its error falls like the decrement
+:math:`E_k` of the dual, so where E fell by the factor q over a window, q / (1 − q) times the change of T is left to go.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nsgf._arrays import Array, device, namespace
+from nsgf.kernel import Kernel, half_squares
+
+__all__ = ["LEAST_UNIT", "Solution", "rms", "rounding", "solve_cross", "solve_own", "start"]
+
+_MEMORY = 6  # iterations that are mixed
+_RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
+_GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
+_PATIENCE = {32: 100, 64: 300}  # iterations without progress after which to give up
+_PROBE = 2**16  # numbers in the rows of T that are watched
+_SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
+_SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
+_COOLING = 4.0  # factor between the ε of the coarsest start
+_LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
+LEAST_UNIT = 0.1  # blurs: of a length below this, a fraction `tol` is more than a flow can use
+
+Residual = Callable[[Kernel, Array], tuple[Array, Array]]
+
+
+class Solution(NamedTuple):
+    """Potentials of a fixed point with their map and certificate, potentials in units of ε, lengths of the blur."""
+
+    h: Array  # (…, m)
+    phi: Array  # (…, n), the softmin of h
+    T: Array  # (…, n, d)
+    marginal: Array  # (…), L1 mass misplaced
+    T_error: Array  # (…), root-mean-square error of T
+    within: bool  # the tolerance
+    n_iter: int
+
+
+def rms(z: Array) -> Array:
+    """Return the root-mean-square length of the rows of z (…, n, d)."""
+    xp = namespace(z)
+    return xp.sqrt(xp.mean(xp.sum(z * z, axis=-1), axis=-1))
+
+
+def rounding(size: float, dtype: Any) -> float:
+    """Return what the rounding of exponents up to `size`, and of their points, may do to T: in blurs."""
+    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + size**0.5)
+
+
+def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
+    """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
+    kernel.absorb(h)
+    return _solve(kernel, _cross_residual, h, base, tol, max_iter)
+
+
+def solve_own(kernel: Kernel, base: Array, tol: float, max_iter: int) -> Solution:
+    """Solve the symmetric problem of the cloud of `kernel` with itself."""
+    # The start −½ log K a lies between 0 and −½ log a; half-way, the kernel serves every iterate.
+    middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
+    kernel.absorb_both(middle)
+    return _solve(kernel, _own_residual, middle - 0.5 * kernel.xp.log(kernel.row_masses(middle)), base, tol, max_iter)
+
+
+def start(x: Array, y: Array, a: Array, b: Array) -> Array:
+    """Return a potential h (…, m) near the solution: that of a subsample, extended by one softmin.
+
+    Subsamples are nested; on the coarsest, ε is lowered by steps.
+    """
+    xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
+    if max(n, m) <= _SUBSAMPLE:
+        return _anneal(x, y, a, b)
+    k = max(_SUBSAMPLE, max(n, m) // _COARSER)
+    i, j = _systematic(a, min(n, k)), _systematic(b, min(m, k))
+    x_k, y_k = x[..., i, :], y[..., j, :]
+    a_k, b_k = (xp.full(s.shape[0], 1.0 / s.shape[0], dtype=x.dtype, device=device(x)) for s in (i, j))
+    h = start(x_k, y_k, a_k, b_k)
+    kernel = Kernel(x_k, y_k, a_k, b_k)
+    phi = kernel.absorb(h)
+    if k > _SUBSAMPLE:
+        phi = kernel.absorb(_loosely(kernel, h))
+    return Kernel(y, x_k, b, a_k).absorb(phi)
+
+
+def _cross_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
+    """Return the step to the next iterate, and the relative excess of mass on every column."""
+    if not kernel.near(h):
+        kernel.absorb(h)
+    mass = kernel.column_masses(h)
+    return -kernel.xp.log(mass), mass - 1.0
+
+
+def _own_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
+    if not kernel.near(h):
+        kernel.absorb_both(h)
+    mass = kernel.xp.exp(h - kernel.h) * kernel.row_masses(h)
+    return -0.5 * kernel.xp.log(mass), mass - 1.0
+
+
+def _iterates(kernel: Kernel, residual: Residual, h: Array, max_iter: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield iterates from `h` on, each with its decrement and its marginal error."""
+    xp, mix = kernel.xp, _Anderson(kernel.b, h)
+    for _ in range(max_iter):
+        r, excess = residual(kernel, h)
+        marginal = xp.sum(kernel.b * xp.abs(excess), axis=-1)
+        following = mix(h, r, marginal)
+        yield h, xp.sqrt(xp.abs(xp.sum(kernel.b * excess * (following - h), axis=-1))), marginal
+        h = following
+
+
+def _loosely(kernel: Kernel, h: Array) -> Array:
+    """Return the first iterate that is near enough to the solution to start from."""
+    for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
+        if float(kernel.xp.max(decrement)) < _LOOSE:
+            break
+    return h
+
+
+def _solve(kernel: Kernel, residual: Residual, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
+    """Iterate until the marginal error and the relative error of T are within `tol`."""
+    certificate = _Certificate(kernel, base, tol)
+    for k, (h, decrement, marginal) in enumerate(_iterates(kernel, residual, h, max_iter), 1):  # noqa: B007, B020
+        if certificate.settles(k, h, decrement, marginal):
+            break
+    T_error, within = certificate.verdict(marginal)
+    return Solution(h, kernel.potential(h), kernel.map(h), marginal, T_error, within, k)
+
+
+class _Anderson:
+    """Mixing of the last iterates: the combination whose residual, in the mean square under w, is least."""
+
+    def __init__(self, w: Array, h: Array) -> None:
+        xp = namespace(w, h)
+        self._xp, self._w = xp, w
+        shape = (*h.shape[:-1], _MEMORY, h.shape[-1])
+        self._dr = xp.zeros(shape, dtype=xp.float64, device=device(h))
+        self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
+        self._last: tuple[Array, Array] | None = None
+        self._count, self._safe, self._least = 0, h, xp.full_like(h[..., 0], xp.inf)
+
+    def __call__(self, h: Array, r: Array, error: Array) -> Array:
+        """Return the next iterate from this one, its residual and its marginal error (…).
+
+        Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step.
+        """
+        xp, g, last = self._xp, h + r, self._last
+        better, worse = error < self._least, ~(error <= _GROWTH * self._least)
+        self._least = xp.where(better, error, self._least)
+        self._safe = xp.where(better[..., None], g, self._safe)
+        if bool(xp.any(worse)):
+            self._count, self._last = 0, None
+            return xp.where(worse[..., None], self._safe, g)
+        r = xp.astype(r, xp.float64)
+        self._last = r, g
+        if last is None:
+            return g
+        k = self._count % _MEMORY
+        self._count += 1
+        self._dr[..., k, :], self._dg[..., k, :] = r - last[0], g - last[1]
+        p = min(self._count, _MEMORY)
+        dr, dg = self._dr[..., :p, :], self._dg[..., :p, :]
+        weighted, eye = dr * self._w, xp.eye(p, dtype=xp.float64, device=device(h))
+        gram = weighted @ xp.matrix_transpose(dr)  # (…, p, p)
+        size = xp.max(xp.abs(gram), axis=(-2, -1), keepdims=True) + 1e-300
+        theta = xp.linalg.solve(gram / size + _RIDGE * eye, weighted @ r[..., :, None] / size)
+        return g - (xp.matrix_transpose(xp.astype(theta, g.dtype)) @ dg)[..., 0, :]
+
+
+class _Certificate:
+    """The error of T, read from the last iterates and their decrements, and when to stop."""
+
+    def __init__(self, kernel: Kernel, base: Array, tol: float) -> None:
+        self._kernel, self._tol = kernel, tol
+        self._past: list[tuple[Array, Array]] = []
+        self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
+        n, d = kernel.x.shape[-2:]
+        self._every = max(1, n // max(64, min(512, _PROBE // d)))
+        self._base = base[..., :: self._every, :]
+        size = max(float(kernel.xp.max(half_squares(z))) for z in (kernel.x, kernel.y))
+        self._rounding = rounding(size, kernel.x.dtype)
+        self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
+
+    def settles(self, k: int, h: Array, decrement: Array, marginal: Array) -> bool:
+        """Whether iterate k is within the tolerance, or nothing more is to be gained."""
+        xp = self._kernel.xp
+        self._past = [*self._past, (h, decrement)][-_MEMORY:]
+        largest = float(xp.max(decrement))
+        if largest < 0.9 * self._best:
+            self._best, self._best_k = largest, k
+        if len(self._past) > 1 and largest <= self._check_at and float(xp.max(marginal)) <= self._tol:
+            error, unit = self._measure()
+            ratio = float(xp.max(error / unit))
+            if ratio <= self._tol or self._rounding > self._tol * float(xp.max(unit)):
+                return True
+            self._check_at = largest * min(0.5, max(0.05, 0.7 * self._tol / ratio))
+        return k - self._best_k > self._patience or not math.isfinite(largest)
+
+    def verdict(self, marginal: Array) -> tuple[Array, bool]:
+        """Return the error of T at the last iterate, and whether it and the marginal error are within the tolerance."""
+        xp, (error, unit) = self._kernel.xp, self._measure()
+        within = bool(xp.all((error <= self._tol * unit) & (marginal <= self._tol)))
+        return xp.where(xp.isnan(error), xp.inf, error), within
+
+    def _measure(self) -> tuple[Array, Array]:
+        """Return the error of T at the last iterate, and the length that it is to be small against."""
+        xp, kernel, (h, E) = self._kernel.xp, self._kernel, self._past[-1]
+        h_0, E_0 = next((p for p in self._past if kernel.near(p[0])), self._past[-1])
+        T = kernel.map(h, self._every)
+        unit = xp.clip(rms(T - self._base), LEAST_UNIT, None)
+        if h_0 is h:
+            return xp.full_like(E, xp.inf), unit
+        q = xp.clip(E / xp.where(E_0 > 0, E_0, 1.0), 0.0, _SLOWEST)
+        return rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q) + self._rounding, unit
+
+
+def _systematic(w: Array, k: int) -> Array:
+    """Return k indices, drawn evenly along the cumulative weights."""
+    xp = namespace(w)
+    quantiles = (xp.arange(k, dtype=w.dtype, device=device(w)) + 0.5) / k
+    return xp.clip(xp.searchsorted(xp.cumulative_sum(w), quantiles), 0, w.shape[0] - 1)
+
+
+def _anneal(x: Array, y: Array, a: Array, b: Array) -> Array:
+    """Return a potential h (…, m) by alternate softmins in the log domain, ε falling to 1 by steps."""
+    xp, log_a, log_b = namespace(x, y), namespace(a).log(a), namespace(b).log(b)
+    M = half_squares(x)[..., :, None] + half_squares(y)[..., None, :] - x @ xp.matrix_transpose(y)  # (…, n, m)
+    eps = max(float(xp.max(M)), 1.0)
+    h = xp.zeros_like(y[..., 0])
+    while True:
+        for _ in range(3 if eps == 1.0 else 1):
+            f = eps * _softmin((h[..., None, :] - M) / eps + log_b)
+            h = eps * _softmin((f[..., None, :] - xp.matrix_transpose(M)) / eps + log_a)
+        if eps == 1.0:
+            return h
+        eps = max(eps / _COOLING, 1.0)
+
+
+def _softmin(z: Array) -> Array:
+    xp = namespace(z)
+    top = xp.max(z, axis=-1, keepdims=True)
+    return -(top[..., 0] + xp.log(xp.sum(xp.exp(z - top), axis=-1)))

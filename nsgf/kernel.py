@@ -1,0 +1,163 @@
+r"""The Gibbs kernel of two clouds, with potentials absorbed, in blocks of rows.
+
+.. math::  K_{ij} = e^{\varphi_i + h_j - |x_i - y_j|^2 / 2}
+
+Lengths are in units of the blur and potentials in units of :math:`\varepsilon`, so that no constant is left. With
+:math:`\varphi` the softmin of the absorbed :math:`h`, every row has mass 1 under the weights :math:`b`, and nothing
+over- or underflows while the current potential stays near the absorbed one (Schmitzer 2019, sec. 3.1).
+
+A kernel is stored while it is small. Otherwise memory is O(n + m): a block of rows exists at a time, and a column whose
+entries in a block are all negligible is left out of it. Arrays may have leading dimensions, for a batch of problems of
+one size.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nsgf._arrays import Array, namespace
+
+__all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
+
+_STORED = 2**26  # entries that are kept: 256 MiB in float32
+_BLOCK = 2**20  # entries of one block: what a cache holds
+_LEAF = 256  # rows that need no order among themselves
+_DENSE = 2**22  # entries below which leaving out columns costs more than it saves
+_FAR = 4.0  # change of a potential, in nats, after which it is absorbed
+_FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
+
+
+def half_squares(x: Array) -> Array:
+    """Return ½|x|² of every row."""
+    return 0.5 * namespace(x).sum(x * x, axis=-1)
+
+
+def is_dense(n: int, m: int) -> bool:
+    """Whether a kernel of this shape keeps all of its columns, so that the order of its rows does not matter."""
+    return n * m <= _DENSE
+
+
+def neighbours(x: np.ndarray) -> np.ndarray:
+    """Return an order of the rows of x (n, d) in which near rows come together: medians along the widest axis."""
+
+    def split(i: np.ndarray) -> list[np.ndarray]:
+        if len(i) <= _LEAF:
+            return [i]
+        axis, half = int(np.argmax(np.ptp(x[i], axis=0))), len(i) // 2
+        parted = i[np.argpartition(x[i, axis], half)]
+        return split(parted[:half]) + split(parted[half:])
+
+    return np.concatenate(split(np.arange(len(x))))
+
+
+class Kernel:
+    """K between x (…, n, d) and y (…, m, d), of weights a (n,) and b (m,); absorb a potential before the first use.
+
+    Entries below `drop` may be left out. Rows of one block should lie near each other for that to be possible.
+    """
+
+    def __init__(self, x: Array, y: Array, a: Array, b: Array, drop: float = 1e-9) -> None:
+        self.x, self.y, self.a, self.b = x, y, a, b
+        self.xp = namespace(x, y)
+        self._floor = _FLOOR[self.xp.finfo(x.dtype).bits]
+        n, m = x.shape[-2], y.shape[-2]
+        self._dense = x.ndim > 2 or is_dense(n, m)
+        self._drop = drop * math.exp(-2 * _FAR)  # h and φ may each move that far before the entry is read again
+        step = n if self._dense else max(1, _BLOCK // m)
+        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+    def absorb(self, h: Array) -> Array:
+        """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`."""
+        xp = self.xp
+        self._take(xp.zeros_like(self.x[..., 0]), h)
+        for rows, K in self._scores():
+            top = xp.max(K, axis=-1)  # (…, rows)
+            K -= top[..., None]
+            self._exp(K)
+            mass = _product(self.b, K)
+            K /= mass[..., None]
+            self._x[..., rows, -1] = -(top + xp.log(mass))
+            self._keep(rows, K)
+        return self._x[..., -1] + half_squares(self.x)
+
+    def absorb_both(self, h: Array) -> None:
+        """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""
+        self._take(h - half_squares(self.x), h)
+        for rows, K in self._scores():
+            self._keep(rows, self._exp(K))
+
+    def near(self, h: Array) -> bool:
+        """Whether `h` is near enough to the absorbed potential."""
+        return bool(self.xp.max(self.xp.abs(h - self.h)) < _FAR)
+
+    def potential(self, h: Array) -> Array:
+        """Return the softmin of `h`, shape (…, n)."""
+        return self._x[..., -1] + half_squares(self.x) - self.xp.log(self.row_masses(h))
+
+    def row_masses(self, h: Array) -> Array:
+        """Return the mass of every row under `h`, relative to its weight and the absorbed φ, shape (…, n)."""
+        bv = self.b * self.xp.exp(h - self.h)
+        return self.xp.concat([_product(bv[..., columns], K) for _, columns, K in self._blocks()], axis=-1)
+
+    def column_masses(self, h: Array) -> Array:
+        """Return the mass of every column relative to its weight, once the rows have theirs, shape (…, m)."""
+        v = self.xp.exp(h - self.h)
+        bv, mass = self.b * v, self.xp.zeros_like(v)
+        for rows, columns, K in self._blocks():
+            au = self.a[rows] / _product(bv[..., columns], K)
+            mass[..., columns] += (au[..., None, :] @ K)[..., 0, :]
+        return v * mass
+
+    def map(self, h: Array, every: int = 1) -> Array:
+        """Return the barycentric map T(x_i) = Σ_j y_j w_ij of `every`-th row under `h`, shape (…, k, d)."""
+        xp, bv = self.xp, (self.b * self.xp.exp(h - self.h))[..., None, :]
+        # The columns of `weighted` lie contiguous: torch takes products with few columns four times faster so.
+        weighted = xp.concat([bv, bv * _transposed(self.y)], axis=-2)  # (…, 1 + d, m)
+        parts = [
+            K[..., -rows.start % every :: every, :] @ _transposed(weighted[..., columns])  # (…, rows, 1 + d)
+            for rows, columns, K in self._blocks()
+            if -rows.start % every < K.shape[-2]
+        ]
+        return xp.concat([part[..., 1:] / part[..., :1] for part in parts], axis=-2)
+
+    def _take(self, phi: Array, h: Array) -> None:
+        """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
+        xp, self.h = self.xp, h
+        one, column = xp.ones_like(self.x[..., :1]), (h - half_squares(self.y))[..., None]
+        self._x = xp.concat([self.x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
+        self._y = _transposed(xp.concat([self.y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
+        self._kept: list[tuple[slice, Any, Array | None]] = []
+        self._room = _STORED
+
+    def _scores(self) -> Iterator[tuple[slice, Array]]:
+        for rows in self._rows:
+            yield rows, self._x[..., rows, :] @ self._y
+
+    def _exp(self, K: Array) -> Array:
+        self.xp.clip(K, self._floor, None, out=K)
+        return self.xp.exp(K, out=K)
+
+    def _keep(self, rows: slice, K: Array) -> None:
+        """Remember which columns of a block matter, and the block itself while there is room."""
+        columns: Any = slice(None)
+        if not self._dense:
+            some = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
+            if some.shape[0] < 0.7 * K.shape[-1]:
+                columns, K = some, K[:, some]
+        self._room -= math.prod(K.shape)
+        self._kept.append((rows, columns, K if self._room >= 0 else None))
+
+    def _blocks(self) -> Iterator[tuple[slice, Any, Array]]:
+        for rows, columns, K in self._kept:
+            yield rows, columns, self._exp(self._x[..., rows, :] @ self._y[..., :, columns]) if K is None else K
+
+
+def _transposed(x: Array) -> Array:
+    return namespace(x).matrix_transpose(x)
+
+
+def _product(v: Array, K: Array) -> Array:
+    """Return K v, (…, rows): as a row vector, which batched products of torch take much faster than a column."""
+    return (v[..., None, :] @ _transposed(K))[..., 0, :]
