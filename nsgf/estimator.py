@@ -294,7 +294,7 @@ class NSGF(BaseFlow):
         ``"regression_gap"``: distance of the field to held-out velocities; ``"minibatch_gap"``: distance of two
         independent minibatches' velocities; both root-mean-square, relative to the velocities. The first cannot fall
         below about 0.7 times the second, which is the noise of the minibatches. ``"max_error"`` and ``"converged"``:
-        the largest marginal error of a solve in the pool, and whether all converged.
+        the largest error of a velocity in the pool, and whether all converged.
     n_iter_ : int
         Optimisation steps done: `max_iter`, unless Ctrl-C ended the training.
     n_features_in_, feature_names_in_
@@ -385,8 +385,9 @@ class NSGF(BaseFlow):
         )
         n, d = first[0].shape
         pool, worst = flow.TrajectoryPool(self.n_batches * self.n_steps * n, d), (0.0, True)
-        flows = itertools.islice(moved, self.n_batches)
-        for x, y in self._progress(flows, self.n_batches, "pool"):
+        size = flow.batch_size(first[0], first[1], solve)
+        flows = flow.batches(itertools.islice(moved, self.n_batches), size)
+        for x, y in self._progress(flows, -(-self.n_batches // size), "pool"):
             for k, (x_k, res) in enumerate(run(x, y)):
                 pool.add(k / self.n_steps, x_k, res.v)
                 worst = max(worst[0], res.error), worst[1] and res.converged

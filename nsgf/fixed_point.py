@@ -92,7 +92,8 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     phi = kernel.absorb(h)
     if k > _SUBSAMPLE:
         phi = kernel.absorb(_loosely(kernel, h))
-    return Kernel(y, x_k, b, a_k).absorb(phi)
+    del kernel
+    return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
 
 
 def _cross_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:

@@ -5,16 +5,21 @@ r"""The particle flow of the Sinkhorn divergence, and the pool of its trajectori
 (NSGF, eq. 14). The pool holds rows :math:`(t_k, x^k, v^k)` of many minibatches, for the network to be matched to.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsgf._arrays import Array, as_pair, as_weights, like, namespace, to_numpy
+from nsgf._arrays import Array, as_pair, as_weights, device, hosted, like, namespace, to_numpy
 from nsgf.sinkhorn import Velocity, centred, first_start, pick_blur, rest_potentials, settle, solve_velocity
-from nsgf.solvers import Solver, pick_solver
+from nsgf.solvers import Sinkhorn, Solver, pick_solver
 
-__all__ = ["Trajectory", "TrajectoryPool", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
+__all__ = ["Trajectory", "TrajectoryPool", "batch_size", "batches", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
+
+
+_ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one batch
+_BATCH = 32  # problems of one batch: the slowest of them decides when it ends
 
 
 class Trajectory(NamedTuple):
@@ -52,6 +57,8 @@ def flow_steps(
 ) -> Iterator[tuple[Array, Velocity]]:
     """Yield (x^k, v^k) for k = 0 … n_steps − 1.
 
+    The clouds may have a leading dimension, for a batch of flows of one size (:func:`batches`).
+
     A step leaves 1 − η of the way to go, so of the distance between the potentials and those at rest, x = y + c, about
     as much is left: each solve starts there.
     """
@@ -64,6 +71,22 @@ def flow_steps(
         yield x, res
         x = x + step_size * res.v
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
+
+
+def batch_size(x: Array, y: Array, solve: Solver) -> int:
+    """Return how many flows of this size are best solved at once: what a cache holds, or what fills a GPU."""
+    room = _ON_HOST if hosted(x) is not x or str(device(x)) == "cpu" else _ON_DEVICE
+    return max(1, min(_BATCH, room // (len(x) * len(y)))) if isinstance(solve, Sinkhorn) else 1
+
+
+def batches(pairs: Iterable[tuple[Array, Array]], size: int) -> Iterator[tuple[Array, Array]]:
+    """Yield the pairs of clouds stacked, `size` at a time; as they are where that is one."""
+    pairs = iter(pairs)
+    if size == 1:
+        yield from pairs
+    while group := list(itertools.islice(pairs, size)):
+        xp = namespace(*group[0])
+        yield xp.stack([x for x, _ in group]), xp.stack([y for _, y in group])
 
 
 def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme
@@ -165,10 +188,11 @@ class TrajectoryPool:
 
     def add(self, t: float, x: Array, v: Array) -> None:
         """Append the rows (t, x_i, v_i)."""
+        x, v = (to_numpy(z).reshape(-1, self._x.shape[1]) for z in (x, v))  # of a batch too
         block = slice(self._filled, self._filled + len(x))
         if block.stop > len(self._t):
             raise ValueError(f"the pool holds {len(self._t)} rows and {len(self)} are taken; {len(x)} more do not fit.")
-        self._t[block], self._x[block], self._v[block] = t, to_numpy(x), to_numpy(v)
+        self._t[block], self._x[block], self._v[block] = t, x, v
         self._filled = block.stop
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

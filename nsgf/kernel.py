@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from nsgf._arrays import Array, namespace
+from nsgf._arrays import Array, device, namespace
 
 __all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
 
-_STORED = 2**26  # entries that are kept: 256 MiB in float32
+_STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
-_LEAF = 256  # rows that need no order among themselves
+_LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR = 4.0  # change of a potential, in nats, after which it is absorbed
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
@@ -65,11 +65,16 @@ class Kernel:
         n, m = x.shape[-2], y.shape[-2]
         self._dense = x.ndim > 2 or is_dense(n, m)
         self._drop = drop * math.exp(-2 * _FAR)  # h and φ may each move that far before the entry is read again
-        step = n if self._dense else max(1, _BLOCK // m)
+        step = n if self._dense else max(_LEAF, _BLOCK // m)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+        room = 0 if self._dense else min(n * m, _STORED * 8 // self.xp.finfo(x.dtype).bits)
+        self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
 
-    def absorb(self, h: Array) -> Array:
-        """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`."""
+    def absorb(self, h: Array, keep: bool = True) -> Array:
+        """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
+
+        Where only φ is wanted, the entries need not be kept.
+        """
         xp = self.xp
         self._take(xp.zeros_like(self.x[..., 0]), h)
         for rows, K in self._scores():
@@ -79,7 +84,8 @@ class Kernel:
             mass = _product(self.b, K)
             K /= mass[..., None]
             self._x[..., rows, -1] = -(top + xp.log(mass))
-            self._keep(rows, K)
+            if keep:
+                self._keep(rows, K)
         return self._x[..., -1] + half_squares(self.x)
 
     def absorb_both(self, h: Array) -> None:
@@ -129,7 +135,7 @@ class Kernel:
         self._x = xp.concat([self.x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
         self._y = _transposed(xp.concat([self.y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
         self._kept: list[tuple[slice, Any, Array | None]] = []
-        self._room = _STORED
+        self._taken = 0
 
     def _scores(self) -> Iterator[tuple[slice, Array]]:
         for rows in self._rows:
@@ -146,8 +152,17 @@ class Kernel:
             some = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
             if some.shape[0] < 0.7 * K.shape[-1]:
                 columns, K = some, K[:, some]
-        self._room -= math.prod(K.shape)
-        self._kept.append((rows, columns, K if self._room >= 0 else None))
+        self._kept.append((rows, columns, K if self._dense else self._stored(K)))
+
+    def _stored(self, K: Array) -> Array | None:
+        """Copy a block to the one store, while there is room; many arrays of all sizes would fragment the memory."""
+        size, start = math.prod(K.shape), self._taken
+        if start + size > self._store.shape[0]:
+            return None
+        self._taken += size
+        block = self.xp.reshape(self._store[start : self._taken], K.shape)
+        block[...] = K
+        return block
 
     def _blocks(self) -> Iterator[tuple[slice, Any, Array]]:
         for rows, columns, K in self._kept:

@@ -302,7 +302,8 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     if converged:
         return
     message = (
-        f"Sinkhorn stopped at a marginal error, or relative error of the map, of {error:.2g}, above tol={solver.tol:.2g}. "
+        "Sinkhorn stopped at a marginal error, or relative error of the map, "
+        f"of {error:.2g}, above tol={solver.tol:.2g}. "
         f"Raise max_iter or blur, or loosen tol, for example solver=nsgf.{type(solver).__name__}(max_iter=50_000)."
     )
     if solver.on_unconverged == "raise":

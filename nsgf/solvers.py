@@ -332,8 +332,10 @@ class _Scaled:
     """A weighted cloud in units of the blur, where the arithmetic is done; its rows with mass, near ones together."""
 
     def __init__(self, x: Array, a: Array, eps: float) -> None:
-        self.x, self.a = hosted(x) / math.sqrt(eps), hosted(a)
+        self.x = hosted(x) / math.sqrt(eps)
         xp, n = namespace(self.x), self.x.shape[-2]
+        w = xp.astype(hosted(a), xp.float64)
+        self.a = w / xp.sum(w)  # to the last digit: a mass that is missing cannot be transported
         self._order = None
         if not bool(xp.all(self.a > 0)):
             self._order = xp.nonzero(self.a > 0)[0]

