@@ -69,6 +69,7 @@ class Kernel:
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         room = 0 if self._dense else min(n * m, _STORED * 8 // self.xp.finfo(x.dtype).bits)
         self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
+        self._block = self.xp.empty(min(step, n) * m if not self._dense else 0, dtype=x.dtype, device=device(x))
 
     def absorb(self, h: Array, keep: bool = True) -> Array:
         """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
@@ -139,7 +140,7 @@ class Kernel:
 
     def _scores(self) -> Iterator[tuple[slice, Array]]:
         for rows in self._rows:
-            yield rows, self._x[..., rows, :] @ self._y
+            yield rows, self._exponents(rows, slice(None), self._block)
 
     def _exp(self, K: Array) -> Array:
         self.xp.clip(K, self._floor, None, out=K)
@@ -147,26 +148,30 @@ class Kernel:
 
     def _keep(self, rows: slice, K: Array) -> None:
         """Remember which columns of a block matter, and the block itself while there is room."""
-        columns: Any = slice(None)
-        if not self._dense:
-            some = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
-            if some.shape[0] < 0.7 * K.shape[-1]:
-                columns, K = some, K[:, some]
-        self._kept.append((rows, columns, K if self._dense else self._stored(K)))
-
-    def _stored(self, K: Array) -> Array | None:
-        """Copy a block to the one store, while there is room; many arrays of all sizes would fragment the memory."""
-        size, start = math.prod(K.shape), self._taken
-        if start + size > self._store.shape[0]:
-            return None
-        self._taken += size
-        block = self.xp.reshape(self._store[start : self._taken], K.shape)
-        block[...] = K
-        return block
+        if self._dense:
+            self._kept.append((rows, slice(None), K))
+            return
+        columns: Any = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
+        if columns.shape[0] > 0.7 * K.shape[-1]:
+            columns = slice(None)
+        size = K.shape[0] * (K.shape[1] if isinstance(columns, slice) else columns.shape[0])
+        start, self._taken = self._taken, self._taken + size
+        if self._taken > self._store.shape[0]:  # of this block and of all that follow, nothing is stored
+            self._kept.append((rows, columns, None))
+        else:
+            self._kept.append((rows, columns, self._exp(self._exponents(rows, columns, self._store[start:]))))
 
     def _blocks(self) -> Iterator[tuple[slice, Any, Array]]:
         for rows, columns, K in self._kept:
-            yield rows, columns, self._exp(self._x[..., rows, :] @ self._y[..., :, columns]) if K is None else K
+            yield rows, columns, self._exp(self._exponents(rows, columns, self._block)) if K is None else K
+
+    def _exponents(self, rows: slice, columns: Any, store: Array) -> Array:
+        """Return the exponents of a block; in `store`, because many arrays of all sizes would fragment the memory."""
+        x, y = self._x[..., rows, :], self._y[..., :, columns]
+        if self._dense:
+            return x @ y
+        shape = (x.shape[0], y.shape[1])
+        return self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
 
 
 def _transposed(x: Array) -> Array:
