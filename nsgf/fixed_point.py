@@ -186,6 +186,7 @@ class _Certificate:
     def __init__(self, kernel: Kernel, base: Array, tol: float) -> None:
         self._kernel, self._tol = kernel, tol
         self._past: list[tuple[Array, Array]] = []
+        self._measured: tuple[Array, Array] | None = None
         self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
         n, d = kernel.x.shape[-2:]
         self._every = max(1, n // max(64, min(512, _PROBE // d)))
@@ -198,11 +199,12 @@ class _Certificate:
         """Whether iterate k is within the tolerance, or nothing more is to be gained."""
         xp = self._kernel.xp
         self._past = [*self._past, (h, decrement)][-_MEMORY:]
+        self._measured = None
         largest = float(xp.max(decrement))
         if largest < 0.9 * self._best:
             self._best, self._best_k = largest, k
         if len(self._past) > 1 and largest <= self._check_at and float(xp.max(marginal)) <= self._tol:
-            error, unit = self._measure()
+            error, unit = self._measured = self._measure()
             ratio = float(xp.max(error / unit))
             if ratio <= self._tol or self._rounding > self._tol * float(xp.max(unit)):
                 return True
@@ -211,7 +213,7 @@ class _Certificate:
 
     def verdict(self, marginal: Array) -> tuple[Array, bool]:
         """Return the error of T at the last iterate, and whether it and the marginal error are within the tolerance."""
-        xp, (error, unit) = self._kernel.xp, self._measure()
+        xp, (error, unit) = self._kernel.xp, self._measured or self._measure()
         within = bool(xp.all((error <= self._tol * unit) & (marginal <= self._tol)))
         return xp.where(xp.isnan(error), xp.inf, error), within
 
