@@ -145,7 +145,8 @@ class _Anderson:
 
     def __init__(self, w: Array, h: Array) -> None:
         xp = namespace(w, h)
-        self._xp, self._w = xp, w
+        self._xp, self._sqrt_w = xp, xp.sqrt(xp.astype(w, xp.float64))
+        self._ridge = _RIDGE * xp.eye(_MEMORY, dtype=xp.float64, device=device(h))
         shape = (*h.shape[:-1], _MEMORY, h.shape[-1])
         self._dr = xp.zeros(shape, dtype=xp.float64, device=device(h))
         self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
@@ -164,7 +165,7 @@ class _Anderson:
         if bool(xp.any(worse)):
             self._count, self._last = 0, None
             return xp.where(worse[..., None], self._safe, g)
-        r = xp.astype(r, xp.float64)
+        r = self._sqrt_w * xp.astype(r, xp.float64)
         self._last = r, g
         if last is None:
             return g
@@ -173,10 +174,9 @@ class _Anderson:
         self._dr[..., k, :], self._dg[..., k, :] = r - last[0], g - last[1]
         p = min(self._count, _MEMORY)
         dr, dg = self._dr[..., :p, :], self._dg[..., :p, :]
-        weighted, eye = dr * self._w, xp.eye(p, dtype=xp.float64, device=device(h))
-        gram = weighted @ xp.matrix_transpose(dr)  # (…, p, p)
-        size = xp.max(xp.abs(gram), axis=(-2, -1), keepdims=True) + 1e-300
-        theta = xp.linalg.solve(gram / size + _RIDGE * eye, weighted @ r[..., :, None] / size)
+        gram = dr @ xp.matrix_transpose(dr)  # (…, p, p)
+        size = xp.max(gram, axis=(-2, -1), keepdims=True) + 1e-300
+        theta = xp.linalg.solve(gram / size + self._ridge[:p, :p], dr @ r[..., :, None] / size)
         return g - (xp.matrix_transpose(xp.astype(theta, g.dtype)) @ dg)[..., 0, :]
 
 

@@ -25,7 +25,7 @@ _STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
-_FAR = 4.0  # change of a potential, in nats, after which it is absorbed
+_FAR, _FAR_SPARSE = 16.0, 4.0  # change of a potential, in nats, after which it is absorbed
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
@@ -64,12 +64,17 @@ class Kernel:
         self._floor = _FLOOR[self.xp.finfo(x.dtype).bits]
         n, m = x.shape[-2], y.shape[-2]
         self._dense = x.ndim > 2 or is_dense(n, m)
-        self._drop = drop * math.exp(-2 * _FAR)  # h and φ may each move that far before the entry is read again
+        self._far = _FAR if self._dense else _FAR_SPARSE
+        self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
         step = n if self._dense else max(_LEAF, _BLOCK // m)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
-        room = 0 if self._dense else min(n * m, _STORED * 8 // self.xp.finfo(x.dtype).bits)
+        room = math.prod(x.shape[:-1]) * m  # a batch is dense
+        if not self._dense:
+            room = min(room, _STORED * 8 // self.xp.finfo(x.dtype).bits)
         self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
-        self._block = self.xp.empty(min(step, n) * m if not self._dense else 0, dtype=x.dtype, device=device(x))
+        self._block = self._store
+        if not self._dense:
+            self._block = self.xp.empty(min(step, n) * m, dtype=x.dtype, device=device(x))
 
     def absorb(self, h: Array, keep: bool = True) -> Array:
         """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
@@ -97,7 +102,7 @@ class Kernel:
 
     def near(self, h: Array) -> bool:
         """Whether `h` is near enough to the absorbed potential."""
-        return bool(self.xp.max(self.xp.abs(h - self.h)) < _FAR)
+        return bool(self.xp.max(self.xp.abs(h - self.h)) < self._far)
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""
@@ -168,9 +173,7 @@ class Kernel:
     def _exponents(self, rows: slice, columns: Any, store: Array) -> Array:
         """Return the exponents of a block; in `store`, because many arrays of all sizes would fragment the memory."""
         x, y = self._x[..., rows, :], self._y[..., :, columns]
-        if self._dense:
-            return x @ y
-        shape = (x.shape[0], y.shape[1])
+        shape = (*x.shape[:-1], y.shape[-1])
         return self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
 
 
