@@ -328,7 +328,7 @@ def page(result):
         ".. Written by docs/benchmarks/velocity.py from velocity.json.",
         "",
         f"Seconds of one velocity, cold, or of a flow of {STEPS} steps, at a relative error of at most {TARGET:g}",
-        "against a float64 reference (in brackets), each solver at the loosest setting that reaches it. The peer is the",
+        "against a float64 reference (in brackets), each solver at the loosest setting that does. The peer is the",
         "fastest of OTT-JAX (momentum 1.5 and 1.8, Anderson; compiled, on a stored cost), POT (three methods) and",
         "geomloss; *ratio* is its time over ours. We aim at 5 from n = 1024 on, cold, and at 10 along a flow: a ratio",
         "below is a miss, and below 1 a loss. Compilation is not timed.",
