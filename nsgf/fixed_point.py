@@ -67,12 +67,15 @@ def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int
     return _solve(kernel, _cross_residual, h, base, tol, max_iter)
 
 
-def solve_own(kernel: Kernel, base: Array, tol: float, max_iter: int) -> Solution:
-    """Solve the symmetric problem of the cloud of `kernel` with itself."""
-    # The start −½ log K a lies between 0 and −½ log a; half-way, the kernel serves every iterate.
-    middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
-    kernel.absorb_both(middle)
-    return _solve(kernel, _own_residual, middle - 0.5 * kernel.xp.log(kernel.row_masses(middle)), base, tol, max_iter)
+def solve_own(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
+    """Solve the symmetric problem of the cloud of `kernel` with itself, from `h` or from −½ log K a."""
+    if h is None:  # which lies between 0 and −½ log a; half-way, the kernel serves every iterate
+        middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
+        kernel.absorb_both(middle)
+        h = middle - 0.5 * kernel.xp.log(kernel.row_masses(middle))
+    else:
+        kernel.absorb_both(h)
+    return _solve(kernel, _own_residual, h, base, tol, max_iter)
 
 
 def start(x: Array, y: Array, a: Array, b: Array) -> Array:

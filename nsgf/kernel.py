@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nsgf._arrays import Array, device, namespace
+from nsgf._arrays import Array, empty, namespace
 
 __all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
 
@@ -25,7 +25,7 @@ _STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
-_FAR, _FAR_SPARSE = 16.0, 4.0  # change of a potential, in nats, after which it is absorbed
+_FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
@@ -71,10 +71,8 @@ class Kernel:
         room = math.prod(x.shape[:-1]) * m  # a batch is dense
         if not self._dense:
             room = min(room, _STORED * 8 // self.xp.finfo(x.dtype).bits)
-        self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
-        self._block = self._store
-        if not self._dense:
-            self._block = self.xp.empty(min(step, n) * m, dtype=x.dtype, device=device(x))
+        self._store = empty(room, x)
+        self._block = self._store if self._dense else empty(min(step, n) * m, x)
 
     def absorb(self, h: Array, keep: bool = True) -> Array:
         """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
@@ -144,8 +142,11 @@ class Kernel:
         self._taken = 0
 
     def _scores(self) -> Iterator[tuple[slice, Array]]:
+        """Yield blocks of exponents, each where it may stay if there is room."""
         for rows in self._rows:
-            yield rows, self._exponents(rows, slice(None), self._block)
+            left = self._store[self._taken :]
+            fits = left.shape[0] >= (rows.stop - rows.start) * self.y.shape[-2]
+            yield rows, self._exponents(rows, slice(None), left if fits else self._block)
 
     def _exp(self, K: Array) -> Array:
         self.xp.clip(K, self._floor, None, out=K)
@@ -159,12 +160,14 @@ class Kernel:
         columns: Any = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
         if columns.shape[0] > 0.7 * K.shape[-1]:
             columns = slice(None)
-        size = K.shape[0] * (K.shape[1] if isinstance(columns, slice) else columns.shape[0])
-        start, self._taken = self._taken, self._taken + size
-        if self._taken > self._store.shape[0]:  # of this block and of all that follow, nothing is stored
+        start, size = self._taken, K.shape[0] * (K.shape[1] if isinstance(columns, slice) else columns.shape[0])
+        if start + size > self._store.shape[0]:
             self._kept.append((rows, columns, None))
-        else:
-            self._kept.append((rows, columns, self._exp(self._exponents(rows, columns, self._store[start:]))))
+            return
+        if not isinstance(columns, slice):  # computed again in its place, which costs no more than to gather columns
+            K = self._exp(self._exponents(rows, columns, self._store[start:]))
+        self._taken += size
+        self._kept.append((rows, columns, K))
 
     def _blocks(self) -> Iterator[tuple[slice, Any, Array]]:
         for rows, columns, K in self._kept:

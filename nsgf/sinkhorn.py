@@ -220,7 +220,7 @@ def solve_velocity(pair: Pair, eps: float, solve: Solver, start: Potentials | No
     v = (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
     least = LEAST_UNIT * math.sqrt(eps)
     if bool((own.T_error > 0.5 * solve.tol * (rms(v) + least)).any()):  # it was small against T_xx − x only
-        own = self_potentials(pair.x, eps, pair.a, tol=0.5 * solve.tol, base=own.T - v)
+        own = self_potentials(pair.x, eps, pair.a, own, own.T - v, tol=0.5 * solve.tol)
         v = (cross.T - own.T) + shift
     T_error, size = cross.T_error + own.T_error, rms(v)  # (…)
     relative = float((T_error / namespace(size).where(size > 0, size, least)).max())
@@ -322,7 +322,7 @@ def centred(x: Array, y: Array, a: Array, b: Array) -> Pair:
 def _own(x: Array, a: Array, eps: float, solve: Solver) -> Potentials:
     """Return self-potentials well inside the tolerance: as a start, they may leave the cross problem nothing to do."""
     if isinstance(solve, Sinkhorn):
-        return self_potentials(x, eps, a, tol=0.1 * solve.tol)
+        return self_potentials(x, eps, a, tol=0.3 * solve.tol)
     solved = self_potentials(x, eps, a, tol=0.01 * solve.tol)
     return solved._replace(converged=solved.error <= solve.tol)
 

@@ -300,8 +300,15 @@ class Sinkhorn:
         return _potentials(solved, f, g, T, precision, x, eps)
 
 
-def self_potentials(
-    x: Array, eps: float, a: Array, *, tol: float = 1e-6, max_iter: int = 200, base: Array | None = None
+def self_potentials(  # noqa: PLR0913  as a solver is called
+    x: Array,
+    eps: float,
+    a: Array,
+    init: Potentials | None = None,
+    base: Array | None = None,
+    *,
+    tol: float = 1e-6,
+    max_iter: int = 200,
 ) -> Potentials:
     """Solve the symmetric problem of (x, a) with itself, f = g, by the averaged map.
 
@@ -321,9 +328,11 @@ def self_potentials(
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         cloud, weights = X.rows(X.x, dtype), X.weights(dtype)
         kernel = Kernel(cloud, cloud, weights, weights, drop=_DROP * tol)
-        return fixed_point.solve_own(kernel, X.rows(base, dtype), tol, max_iter)
+        h = None if h is None else namespace(h).astype(h, dtype)
+        return fixed_point.solve_own(kernel, h, X.rows(base, dtype), tol, max_iter)
 
-    solved, precision = _precisely(solve, None, X, X, tol, max_iter)
+    h = None if init is None else X.rows((hosted(init.f) / eps)[..., None])[..., 0]
+    solved, precision = _precisely(solve, h, X, X, tol, max_iter)
     f, T = X.everywhere(solved.h, solved.T, X, solved.h)
     return _potentials(solved, f, f, T, precision, x, eps)
 

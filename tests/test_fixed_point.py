@@ -168,3 +168,12 @@ def test_a_limit_of_iterations_is_kept_and_flagged():
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=f"{option}={value!r}"):
         Sinkhorn(**{option: value})
+
+
+def test_self_potentials_start_from_a_solution():
+    x, a = np.random.default_rng(0).normal(size=(40, 2)), np.full(40, 1 / 40)
+    cold = solvers.self_potentials(x, 0.05, a, tol=1e-9)
+    warm = solvers.self_potentials(x, 0.05, a, cold, tol=1e-9)
+    assert warm.converged
+    assert warm.n_iter <= min(3, cold.n_iter - 1)
+    np.testing.assert_allclose(warm.f, cold.f, atol=1e-9)

@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from nsgf.flow import sinkhorn_flow
 from nsgf.sinkhorn import sinkhorn_velocity
-from nsgf.solvers import POT
+from nsgf.solvers import Sinkhorn
 
-SOLVER = POT(method="auto")
+SOLVER = Sinkhorn(tol=1e-4)
 SIZES = (50, 100, 200, 400)
 fixed = {"derandomize": True, "deadline": None}
 
