@@ -17,8 +17,6 @@ __all__ = [
     "as_points",
     "as_weights",
     "device",
-    "empty",
-    "hosted",
     "like",
     "namespace",
     "on_device",
@@ -100,16 +98,6 @@ def like(result: Array, X: Any) -> Array:
     return xp.asarray(result, dtype=X.dtype if X.dtype.kind == "f" else None)
 
 
-def empty(size: int, x: Array) -> Array:
-    """Return a vector of that size, in the library, dtype and device of `x`, with nothing written to it yet.
-
-    In host memory NumPy allots it, in huge pages: the first pass over a large one takes a fifth of the time.
-    """
-    if is_torch_array(x) and x.device.type == "cpu":
-        return to_torch(np.empty(size, dtype=to_numpy(x[:0]).dtype))
-    return namespace(x).empty(size, dtype=x.dtype, device=device(x))
-
-
 def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
@@ -128,11 +116,6 @@ def to_torch(x: Array, device: Any = "cpu") -> Any:
         plain = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
         return torch.as_tensor(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"), device=device)
     return torch.utils.dlpack.from_dlpack(x).to(device)
-
-
-def hosted(x: Array) -> Array:
-    """Return `x` in the library that computes fastest where `x` lies: torch for host memory."""
-    return to_torch(x) if is_numpy_array(x) else x
 
 
 def on_device(x: Array, device: str) -> Array:

@@ -10,7 +10,8 @@ Plain iterations contract as slowly as :math:`1 - O(\varepsilon)`. Anderson's mi
 residual, linearised, is least (Walker & Ni 2011), and takes the number of iterations that Newton's method would.
 
 What is certified is what a velocity is made of, the map T. Along the iteration its error falls like the decrement
-:math:`E_k` of the dual, so where E fell by the factor q over a window, q / (1 − q) times the change of T is left to go.
+:math:`E_k` of the dual, so where E fell by the factor q over a window, q / (1 − q) times the change of T is left to go;
+and what mass is misplaced has still to move, by a distance of the order of the cloud's own extent.
 """
 
 import math
@@ -27,8 +28,10 @@ __all__ = ["LEAST_UNIT", "Solution", "rms", "rounding", "solve_cross", "solve_ow
 _MEMORY = 6  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
-_PATIENCE = {32: 100, 64: 300}  # iterations without progress after which to give up
+_PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to give up
 _PROBE = 2**16  # numbers in the rows of T that are watched
+_LEAST_MASS = 1e-30  # of a column
+_LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
 _COOLING = 4.0  # factor between the ε of the coarsest start
@@ -64,7 +67,8 @@ def rounding(size: float, dtype: Any) -> float:
 def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
     """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
     kernel.absorb(h)
-    return _solve(kernel, _cross_residual, h, base, tol, max_iter)
+    reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
+    return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach), max_iter)
 
 
 def solve_own(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
@@ -75,7 +79,7 @@ def solve_own(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter
         h = middle - 0.5 * kernel.xp.log(kernel.row_masses(middle))
     else:
         kernel.absorb_both(h)
-    return _solve(kernel, _own_residual, h, base, tol, max_iter)
+    return _solve(kernel, _own_residual, h, _Certificate(kernel, base, tol), max_iter)
 
 
 def start(x: Array, y: Array, a: Array, b: Array) -> Array:
@@ -103,7 +107,7 @@ def _cross_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
     """Return the step to the next iterate, and the relative excess of mass on every column."""
     if not kernel.near(h):
         kernel.absorb(h)
-    mass = kernel.column_masses(h)
+    mass = kernel.xp.clip(kernel.column_masses(h), _LEAST_MASS, None)  # a column may have been too far to be kept
     return -kernel.xp.log(mass), mass - 1.0
 
 
@@ -114,28 +118,33 @@ def _own_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
     return -0.5 * kernel.xp.log(mass), mass - 1.0
 
 
-def _iterates(kernel: Kernel, residual: Residual, h: Array, max_iter: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield iterates from `h` on, each with its decrement and its marginal error."""
+def _iterates(
+    kernel: Kernel, residual: Residual, h: Array, max_iter: int
+) -> Iterator[tuple[Array, Array | None, Array]]:
+    """Yield iterates from `h` on, each with its decrement and its marginal error.
+
+    A plain step says nothing of the errors that it is slow to remove: it has no decrement.
+    """
     xp, mix = kernel.xp, _Anderson(kernel.b, h)
     for _ in range(max_iter):
         r, excess = residual(kernel, h)
         marginal = xp.sum(kernel.b * xp.abs(excess), axis=-1)
         following = mix(h, r, marginal)
-        yield h, xp.sqrt(xp.abs(xp.sum(kernel.b * excess * (following - h), axis=-1))), marginal
+        decrement = xp.sqrt(xp.abs(xp.sum(kernel.b * excess * (following - h), axis=-1))) if mix.mixed else None
+        yield h, decrement, marginal
         h = following
 
 
 def _loosely(kernel: Kernel, h: Array) -> Array:
     """Return the first iterate that is near enough to the solution to start from."""
     for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
-        if float(kernel.xp.max(decrement)) < _LOOSE:
+        if decrement is not None and float(kernel.xp.max(decrement)) < _LOOSE:
             break
     return h
 
 
-def _solve(kernel: Kernel, residual: Residual, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
-    """Iterate until the marginal error and the relative error of T are within `tol`."""
-    certificate = _Certificate(kernel, base, tol)
+def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certificate", max_iter: int) -> Solution:
+    """Iterate until the certificate settles."""
     for k, (h, decrement, marginal) in enumerate(_iterates(kernel, residual, h, max_iter), 1):  # noqa: B007, B020
         if certificate.settles(k, h, decrement, marginal):
             break
@@ -154,7 +163,9 @@ class _Anderson:
         self._dr = xp.zeros(shape, dtype=xp.float64, device=device(h))
         self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
         self._last: tuple[Array, Array] | None = None
+        self.mixed = False  # whether the last step was more than a plain one
         self._count, self._safe, self._least = 0, h, xp.full_like(h[..., 0], xp.inf)
+        self._floor = 100.0 * float(xp.finfo(h.dtype).eps)  # growth below is rounding
 
     def __call__(self, h: Array, r: Array, error: Array) -> Array:
         """Return the next iterate from this one, its residual and its marginal error (…).
@@ -162,9 +173,10 @@ class _Anderson:
         Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step.
         """
         xp, g, last = self._xp, h + r, self._last
-        better, worse = error < self._least, ~(error <= _GROWTH * self._least)
+        better, worse = error < self._least, ~(error <= _GROWTH * xp.clip(self._least, self._floor, None))
         self._least = xp.where(better, error, self._least)
         self._safe = xp.where(better[..., None], g, self._safe)
+        self.mixed = False
         if bool(xp.any(worse)):
             self._count, self._last = 0, None
             return xp.where(worse[..., None], self._safe, g)
@@ -172,7 +184,7 @@ class _Anderson:
         self._last = r, g
         if last is None:
             return g
-        k = self._count % _MEMORY
+        self.mixed, k = True, self._count % _MEMORY
         self._count += 1
         self._dr[..., k, :], self._dg[..., k, :] = r - last[0], g - last[1]
         p = min(self._count, _MEMORY)
@@ -184,11 +196,14 @@ class _Anderson:
 
 
 class _Certificate:
-    """The error of T, read from the last iterates and their decrements, and when to stop."""
+    """The error of T, read from the last iterates, their decrements and their marginal errors, and when to stop.
 
-    def __init__(self, kernel: Kernel, base: Array, tol: float) -> None:
-        self._kernel, self._tol = kernel, tol
-        self._past: list[tuple[Array, Array]] = []
+    `reach` is how far mass that is misplaced may have to move.
+    """
+
+    def __init__(self, kernel: Kernel, base: Array, tol: float, reach: Array | float = 0.0) -> None:
+        self._kernel, self._tol, self._reach = kernel, tol, reach
+        self._past: list[tuple[Array, Array, Array]] = []
         self._measured: tuple[Array, Array] | None = None
         self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
         n, d = kernel.x.shape[-2:]
@@ -198,38 +213,46 @@ class _Certificate:
         self._rounding = rounding(size, kernel.x.dtype)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
 
-    def settles(self, k: int, h: Array, decrement: Array, marginal: Array) -> bool:
+    def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
         """Whether iterate k is within the tolerance, or nothing more is to be gained."""
-        xp = self._kernel.xp
-        self._past = [*self._past, (h, decrement)][-_MEMORY:]
-        self._measured = None
+        xp, self._measured = self._kernel.xp, None
+        lost = k - self._best_k > self._patience or not math.isfinite(float(xp.max(marginal)))
+        if decrement is None:
+            self._past = []
+            return lost
+        self._past = [*self._past, (h, decrement, marginal)][-_MEMORY:]
         largest = float(xp.max(decrement))
         if largest < 0.9 * self._best:
             self._best, self._best_k = largest, k
-        if len(self._past) > 1 and largest <= self._check_at and float(xp.max(marginal)) <= self._tol:
+        if len(self._past) >= _LEAST and largest <= self._check_at and float(xp.max(marginal)) <= self._tol:
             error, unit = self._measured = self._measure()
             ratio = float(xp.max(error / unit))
             if ratio <= self._tol or self._rounding > self._tol * float(xp.max(unit)):
                 return True
             self._check_at = largest * min(0.5, max(0.05, 0.7 * self._tol / ratio))
-        return k - self._best_k > self._patience or not math.isfinite(largest)
+        return lost
 
     def verdict(self, marginal: Array) -> tuple[Array, bool]:
         """Return the error of T at the last iterate, and whether it and the marginal error are within the tolerance."""
-        xp, (error, unit) = self._kernel.xp, self._measured or self._measure()
+        xp = self._kernel.xp
+        if len(self._past) < _LEAST:
+            return xp.full_like(marginal, xp.inf), False
+        error, unit = self._measured or self._measure()
         within = bool(xp.all((error <= self._tol * unit) & (marginal <= self._tol)))
         return xp.where(xp.isnan(error), xp.inf, error), within
 
     def _measure(self) -> tuple[Array, Array]:
         """Return the error of T at the last iterate, and the length that it is to be small against."""
-        xp, kernel, (h, E) = self._kernel.xp, self._kernel, self._past[-1]
-        h_0, E_0 = next((p for p in self._past if kernel.near(p[0])), self._past[-1])
+        xp, kernel, (h, E, marginal) = self._kernel.xp, self._kernel, self._past[-1]
+        h_0, E_0, _ = next((p for p in self._past if kernel.near(p[0])), self._past[-1])
         T = kernel.map(h, self._every)
         unit = xp.clip(rms(T - self._base), LEAST_UNIT, None)
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
         q = xp.clip(E / xp.where(E_0 > 0, E_0, 1.0), 0.0, _SLOWEST)
-        return rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q) + self._rounding, unit
+        error = rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q)
+        error = xp.where(q < _SLOWEST, error, xp.where(error > E, error, E))  # without progress, E itself is left
+        return error + self._reach * marginal + self._rounding, unit
 
 
 def _systematic(w: Array, k: int) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsgf._arrays import Array, as_pair, as_weights, device, hosted, like, namespace, to_numpy
+from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, to_numpy
 from nsgf.sinkhorn import Velocity, centred, first_start, pick_blur, rest_potentials, settle, solve_velocity
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
 
@@ -75,7 +75,7 @@ def flow_steps(
 
 def batch_size(x: Array, y: Array, solve: Solver) -> int:
     """Return how many flows of this size are best solved at once: what a cache holds, or what fills a GPU."""
-    room = _ON_HOST if hosted(x) is not x or str(device(x)) == "cpu" else _ON_DEVICE
+    room = _ON_HOST if str(device(x)) == "cpu" else _ON_DEVICE
     return max(1, min(_BATCH, room // (len(x) * len(y)))) if isinstance(solve, Sinkhorn) else 1
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nsgf._arrays import Array, empty, namespace
+from nsgf._arrays import Array, device, namespace
 
 __all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
 
@@ -26,6 +26,7 @@ _BLOCK = 2**20  # entries of one block: what a cache holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
+_FEW = 32  # features
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
@@ -71,8 +72,10 @@ class Kernel:
         room = math.prod(x.shape[:-1]) * m  # a batch is dense
         if not self._dense:
             room = min(room, _STORED * 8 // self.xp.finfo(x.dtype).bits)
-        self._store = empty(room, x)
-        self._block = self._store if self._dense else empty(min(step, n) * m, x)
+        self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
+        self._block = self._store
+        if not self._dense:
+            self._block = self.xp.empty(min(step, n) * m, dtype=x.dtype, device=device(x))
 
     def absorb(self, h: Array, keep: bool = True) -> Array:
         """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
@@ -122,9 +125,11 @@ class Kernel:
 
     def map(self, h: Array, every: int = 1) -> Array:
         """Return the barycentric map T(x_i) = Σ_j y_j w_ij of `every`-th row under `h`, shape (…, k, d)."""
-        xp, bv = self.xp, (self.b * self.xp.exp(h - self.h))[..., None, :]
-        # The columns of `weighted` lie contiguous: torch takes products with few columns four times faster so.
-        weighted = xp.concat([bv, bv * _transposed(self.y)], axis=-2)  # (…, 1 + d, m)
+        xp, bv = self.xp, (self.b * self.xp.exp(h - self.h))[..., None]
+        if self.y.shape[-1] < _FEW:  # torch takes products with few columns four times faster where each is contiguous
+            weighted = xp.concat([_transposed(bv), _transposed(bv * self.y)], axis=-2)  # (…, 1 + d, m)
+        else:
+            weighted = _transposed(xp.concat([bv, bv * self.y], axis=-1))
         parts = [
             K[..., -rows.start % every :: every, :] @ _transposed(weighted[..., columns])  # (…, rows, 1 + d)
             for rows, columns, K in self._blocks()

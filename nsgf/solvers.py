@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 from nsgf import fixed_point
-from nsgf._arrays import Array, device, hosted, like, namespace, to_numpy
+from nsgf._arrays import Array, device, like, namespace, to_numpy
 from nsgf.kernel import Kernel, half_squares, is_dense, neighbours
 
 __all__ = ["POT", "Potentials", "Sinkhorn", "Solver", "cost", "pick_solver", "self_potentials", "softmin"]
@@ -249,9 +249,10 @@ class Sinkhorn:
 
     Notes
     -----
-    Memory is O(n + m) from about 8000 points on. The arithmetic is float32 where its rounding is well inside the
-    tolerance; otherwise, or where float32 turns out not to reach it, float64: `precision` of the result says which.
-    NumPy arrays are computed on by torch; torch and CuPy arrays where they are. Walker & Ni 2011; Schmitzer 2019.
+    Memory is O(n + m) once a kernel would take more than 256 MB; a batch is always stored. The arithmetic is float32
+    where its rounding is well inside the tolerance; otherwise, or where float32 turns out not to reach it, float64:
+    `precision` of the result says which. NumPy, torch and CuPy arrays are computed on by their own library. Walker &
+    Ni 2011; Schmitzer 2019.
 
     Examples
     --------
@@ -293,7 +294,7 @@ class Sinkhorn:
             kernel = Kernel(*clouds, drop=_DROP * self.tol)
             return fixed_point.solve_cross(kernel, h, X.rows(base, dtype), self.tol, max_iter)
 
-        h = None if init is None else Y.rows((hosted(init.g) / eps)[..., None])[..., 0]
+        h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
         solved, precision = _precisely(solve, h, X, Y, self.tol, self.max_iter)
         f, T = X.everywhere(solved.phi, solved.T, Y, solved.h)
         g, _ = Y.everywhere(solved.h, None, X, solved.phi)
@@ -331,9 +332,9 @@ def self_potentials(  # noqa: PLR0913  as a solver is called
         h = None if h is None else namespace(h).astype(h, dtype)
         return fixed_point.solve_own(kernel, h, X.rows(base, dtype), tol, max_iter)
 
-    h = None if init is None else X.rows((hosted(init.f) / eps)[..., None])[..., 0]
+    h = None if init is None else X.rows((init.f / eps)[..., None])[..., 0]
     solved, precision = _precisely(solve, h, X, X, tol, max_iter)
-    f, T = X.everywhere(solved.h, solved.T, X, solved.h)
+    f, T = X.everywhere(0.5 * (solved.h + solved.phi), solved.T, X, solved.h)  # one more iteration
     return _potentials(solved, f, f, T, precision, x, eps)
 
 
@@ -341,9 +342,9 @@ class _Scaled:
     """A weighted cloud in units of the blur, where the arithmetic is done; its rows with mass, near ones together."""
 
     def __init__(self, x: Array, a: Array, eps: float) -> None:
-        self.x = hosted(x) / math.sqrt(eps)
+        self.x = x / math.sqrt(eps)
         xp, n = namespace(self.x), self.x.shape[-2]
-        w = xp.astype(hosted(a), xp.float64)
+        w = xp.astype(a, xp.float64)
         self.a = w / xp.sum(w)  # to the last digit: a mass that is missing cannot be transported
         self._order = None
         if not bool(xp.all(self.a > 0)):

@@ -6,12 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import reference
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from strategies import Problem, problems, seeds, weights
 
-from nsgf import POT, Sinkhorn, datasets, kernel, sinkhorn_velocity, solvers
+from nsgf import POT, Sinkhorn, datasets, kernel, sinkhorn_divergence, sinkhorn_velocity, solvers
 from nsgf.flow import batches, flow_steps
 from nsgf.kernel import Kernel, neighbours
 
@@ -107,17 +108,15 @@ def test_a_batch_agrees_with_its_problems_one_by_one(dtype):
 
 
 @dtypes
-def test_arithmetic_is_the_same_in_numpy_as_in_torch(monkeypatch, dtype):
-    """CuPy takes this path too."""
+def test_arithmetic_is_the_same_in_numpy_as_in_torch(dtype):
     x, y = clouds(dtype=dtype)
-    by_torch = sinkhorn_velocity(x, y, 0.5, solver=Sinkhorn(tol=1e-4))
-    monkeypatch.setattr(solvers, "hosted", lambda z: z)
     by_numpy = sinkhorn_velocity(x, y, 0.5, solver=Sinkhorn(tol=1e-4))
-    assert distance(by_numpy.v, by_torch.v) <= 1e-4
+    by_torch = sinkhorn_velocity(torch.from_numpy(x), torch.from_numpy(y), 0.5, solver=Sinkhorn(tol=1e-4))
+    assert distance(by_numpy.v, by_torch.v.numpy()) <= 1e-4
     assert by_numpy.potentials.precision == by_torch.potentials.precision
 
 
-@pytest.mark.parametrize("stored", [2**28, 0])
+@pytest.mark.parametrize("stored", [2**28, 2**20, 0])
 def test_blocks_that_leave_out_columns_give_the_same_velocity(monkeypatch, stored):
     x, y = clouds(900, 700)
     dense = sinkhorn_velocity(x, y, 0.2, solver=Sinkhorn(tol=1e-4))
@@ -175,5 +174,59 @@ def test_self_potentials_start_from_a_solution():
     cold = solvers.self_potentials(x, 0.05, a, tol=1e-9)
     warm = solvers.self_potentials(x, 0.05, a, cold, tol=1e-9)
     assert warm.converged
-    assert warm.n_iter <= min(3, cold.n_iter - 1)
+    assert warm.n_iter < cold.n_iter
     np.testing.assert_allclose(warm.f, cold.f, atol=1e-9)
+
+
+def test_certificates_hold_along_a_flow():
+    """Solves that begin near the solution see little of what is left to go."""
+    rng = np.random.default_rng(256)
+    x, y = rng.normal(size=(2, 256, 2)).astype(np.float32)
+    x[:128, 0] += 10.0
+    y[:128, 1] += 10.0
+    for tol in (1e-3, 2e-4):
+        for x_k, res in flow_steps(x, y, 1.5, 7, 1.0, Sinkhorn(tol=tol)):
+            exact = sinkhorn_velocity(x_k.astype(float), y.astype(float), 1.5, solver=Sinkhorn(tol=1e-8)).v
+            error, size = (float(np.sqrt(np.mean(np.sum(z**2, 1)))) for z in (res.v - exact, exact))
+            assert res.converged
+            assert error <= 3.0 * tol * max(size, 0.15)
+            assert error <= 10.0 * res.error * size
+
+
+def test_a_start_from_a_larger_blur_is_certified():
+    x, y = datasets.eight_gaussians(200, np.random.default_rng(0)), datasets.moons(200, np.random.default_rng(1))
+    exact = sinkhorn_velocity(x, y, 0.2, solver=Sinkhorn(tol=1e-8, max_iter=20_000)).v
+    for init_blur in (0.2, 0.4, 2.0):
+        init = sinkhorn_velocity(x, y, init_blur, solver=Sinkhorn(tol=1e-2)).potentials
+        res = sinkhorn_velocity(x, y, 0.2, solver=Sinkhorn(tol=2e-3), init=init)
+        assert res.converged
+        assert np.linalg.norm(res.v - exact) <= 10.0 * res.error * np.linalg.norm(exact)
+
+
+def test_columns_that_no_row_is_near_are_reached(monkeypatch):
+    monkeypatch.setattr(kernel, "_DENSE", 0)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 2)), 3.0 * rng.normal(size=(300, 2))
+    far = sinkhorn_velocity(x, y, 0.3)
+    init = far.potentials._replace(g=np.zeros(300))
+    res = sinkhorn_velocity(x, y, 0.3, init=init)
+    assert res.converged
+    np.testing.assert_allclose(res.v, far.v, atol=5e-3)
+    assert sinkhorn_divergence(x, y, 0.3) > 0
+
+
+def test_problems_of_a_batch_leave_each_other_their_mixing():
+    rng = np.random.default_rng(0)
+    y = datasets.moons(100, rng)
+    x = np.stack([y + 1.0, datasets.eight_gaussians(100, rng)])
+    ((_, res),) = flow_steps(x, np.stack([y, y]), 0.3, 1, 1.0, Sinkhorn())
+    alone = [next(flow_steps(z, y, 0.3, 1, 1.0, Sinkhorn()))[1].cross.n_iter for z in x]
+    assert res.converged
+    assert res.cross.n_iter <= 2 * max(alone)
+
+
+def test_a_start_that_is_not_finite_raises():
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    res = sinkhorn_velocity(x, x, 1.0)
+    with pytest.raises(ValueError, match=r"init\.g .*NaN.*init=None"):
+        sinkhorn_velocity(x, x, 1.0, init=res.potentials._replace(g=np.full(5, np.nan)))
