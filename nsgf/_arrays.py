@@ -28,9 +28,15 @@ __all__ = [
 Array = Any  # a NumPy, CuPy or torch array: the three share no base class
 
 
+_NAMESPACES: dict[type, Any] = {}  # of each kind of array: array_namespace takes as long as a small sum
+
+
 def namespace(*arrays: Array) -> Any:
     """Return the array-API namespace that the arrays share."""
-    return array_namespace(*arrays)
+    kind = type(arrays[0])
+    if kind not in _NAMESPACES or any(type(z) is not kind for z in arrays):
+        _NAMESPACES[kind] = array_namespace(*arrays)
+    return _NAMESPACES[kind]
 
 
 def as_points(X: Any, name: str) -> Array:

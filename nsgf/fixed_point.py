@@ -25,7 +25,7 @@ from nsgf.kernel import Kernel, half_squares
 
 __all__ = ["LEAST_UNIT", "Solution", "rms", "rounding", "solve_cross", "solve_own", "start"]
 
-_MEMORY = 6  # iterations that are mixed
+_MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
 _PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to give up
@@ -34,7 +34,7 @@ _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
-_COOLING = 4.0  # factor between the ε of the coarsest start
+_COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
 LEAST_UNIT = 0.1  # blurs: of a length below this, a fraction `tol` is more than a flow can use
 
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
 def rms(z: Array) -> Array:
     """Return the root-mean-square length of the rows of z (…, n, d)."""
     xp = namespace(z)
-    return xp.sqrt(xp.mean(xp.sum(z * z, axis=-1), axis=-1))
+    return xp.sqrt(xp.mean(xp.vecdot(z, z), axis=-1))
 
 
 def rounding(size: float, dtype: Any) -> float:
@@ -107,7 +107,7 @@ def _cross_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
     """Return the step to the next iterate, and the relative excess of mass on every column."""
     if not kernel.near(h):
         kernel.absorb(h)
-    mass = kernel.xp.clip(kernel.column_masses(h), _LEAST_MASS, None)  # a column may have been too far to be kept
+    mass = kernel.column_masses(h) + _LEAST_MASS  # a column may have been too far to be kept
     return -kernel.xp.log(mass), mass - 1.0
 
 
@@ -125,12 +125,12 @@ def _iterates(
 
     A plain step says nothing of the errors that it is slow to remove: it has no decrement.
     """
-    xp, mix = kernel.xp, _Anderson(kernel.b, h)
+    mix = _Anderson(kernel.b, h)
     for _ in range(max_iter):
         r, excess = residual(kernel, h)
-        marginal = xp.sum(kernel.b * xp.abs(excess), axis=-1)
+        marginal = abs(excess) @ kernel.b
         following = mix(h, r, marginal)
-        decrement = xp.sqrt(xp.abs(xp.sum(kernel.b * excess * (following - h), axis=-1))) if mix.mixed else None
+        decrement = abs((excess * (following - h)) @ kernel.b) ** 0.5 if mix.mixed else None
         yield h, decrement, marginal
         h = following
 
@@ -138,7 +138,7 @@ def _iterates(
 def _loosely(kernel: Kernel, h: Array) -> Array:
     """Return the first iterate that is near enough to the solution to start from."""
     for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
-        if decrement is not None and float(kernel.xp.max(decrement)) < _LOOSE:
+        if decrement is not None and float(decrement.max()) < _LOOSE:
             break
     return h
 
@@ -158,14 +158,15 @@ class _Anderson:
     def __init__(self, w: Array, h: Array) -> None:
         xp = namespace(w, h)
         self._xp, self._sqrt_w = xp, xp.sqrt(xp.astype(w, xp.float64))
-        self._ridge = _RIDGE * xp.eye(_MEMORY, dtype=xp.float64, device=device(h))
+        double = {"dtype": xp.float64, "device": device(h)}
+        self._eye = xp.eye(_MEMORY, **double)
         shape = (*h.shape[:-1], _MEMORY, h.shape[-1])
-        self._dr = xp.zeros(shape, dtype=xp.float64, device=device(h))
+        self._dr, self._gram = xp.zeros(shape, **double), xp.zeros((*shape[:-1], _MEMORY), **double)
         self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
         self._last: tuple[Array, Array] | None = None
         self.mixed = False  # whether the last step was more than a plain one
         self._count, self._safe, self._least = 0, h, xp.full_like(h[..., 0], xp.inf)
-        self._floor = 100.0 * float(xp.finfo(h.dtype).eps)  # growth below is rounding
+        self._floor = xp.full_like(self._least, 100.0 * float(xp.finfo(h.dtype).eps))  # growth below is rounding
 
     def __call__(self, h: Array, r: Array, error: Array) -> Array:
         """Return the next iterate from this one, its residual and its marginal error (…).
@@ -173,26 +174,26 @@ class _Anderson:
         Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step.
         """
         xp, g, last = self._xp, h + r, self._last
-        better, worse = error < self._least, ~(error <= _GROWTH * xp.clip(self._least, self._floor, None))
+        better, worse = error < self._least, ~(error <= _GROWTH * xp.maximum(self._least, self._floor))
+        self._safe = g if better.all() else xp.where(better[..., None], g, self._safe)
         self._least = xp.where(better, error, self._least)
-        self._safe = xp.where(better[..., None], g, self._safe)
         self.mixed = False
-        if bool(xp.any(worse)):
+        if worse.any():
             self._count, self._last = 0, None
+            self._dr[...], self._gram[...] = 0.0, 0.0
             return xp.where(worse[..., None], self._safe, g)
-        r = self._sqrt_w * xp.astype(r, xp.float64)
+        r = self._sqrt_w * r  # float64
         self._last = r, g
         if last is None:
             return g
         self.mixed, k = True, self._count % _MEMORY
         self._count += 1
         self._dr[..., k, :], self._dg[..., k, :] = r - last[0], g - last[1]
-        p = min(self._count, _MEMORY)
-        dr, dg = self._dr[..., :p, :], self._dg[..., :p, :]
-        gram = dr @ xp.matrix_transpose(dr)  # (…, p, p)
-        size = xp.max(gram, axis=(-2, -1), keepdims=True) + 1e-300
-        theta = xp.linalg.solve(gram / size + self._ridge[:p, :p], dr @ r[..., :, None] / size)
-        return g - (xp.matrix_transpose(xp.astype(theta, g.dtype)) @ dg)[..., 0, :]
+        products = self._dr @ xp.stack([self._dr[..., k, :], r], axis=-1)  # (…, p, 2)
+        self._gram[..., k, :] = self._gram[..., :, k] = products[..., 0]
+        size = xp.max(self._gram, axis=(-2, -1), keepdims=True) + 1e-300
+        theta = xp.linalg.solve(self._gram / size + _RIDGE * self._eye, products[..., 1:] / size)  # rows to come: 0
+        return g - (xp.astype(theta.swapaxes(-1, -2), g.dtype) @ self._dg)[..., 0, :]
 
 
 class _Certificate:
@@ -209,25 +210,25 @@ class _Certificate:
         n, d = kernel.x.shape[-2:]
         self._every = max(1, n // max(64, min(512, _PROBE // d)))
         self._base = base[..., :: self._every, :]
-        size = max(float(kernel.xp.max(half_squares(z))) for z in (kernel.x, kernel.y))
+        size = max(float(kernel.half_x.max()), float(kernel.half_y.max()))
         self._rounding = rounding(size, kernel.x.dtype)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
 
     def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
         """Whether iterate k is within the tolerance, or nothing more is to be gained."""
-        xp, self._measured = self._kernel.xp, None
-        lost = k - self._best_k > self._patience or not math.isfinite(float(xp.max(marginal)))
+        self._measured, most = None, float(marginal.max())
+        lost = k - self._best_k > self._patience or not math.isfinite(most)
         if decrement is None:
             self._past = []
             return lost
         self._past = [*self._past, (h, decrement, marginal)][-_MEMORY:]
-        largest = float(xp.max(decrement))
+        largest = float(decrement.max())
         if largest < 0.9 * self._best:
             self._best, self._best_k = largest, k
-        if len(self._past) >= _LEAST and largest <= self._check_at and float(xp.max(marginal)) <= self._tol:
+        if len(self._past) >= _LEAST and largest <= self._check_at and most <= self._tol:
             error, unit = self._measured = self._measure()
-            ratio = float(xp.max(error / unit))
-            if ratio <= self._tol or self._rounding > self._tol * float(xp.max(unit)):
+            ratio = float((error / unit).max())
+            if ratio <= self._tol or self._rounding > self._tol * float(unit.max()):
                 return True
             self._check_at = largest * min(0.5, max(0.05, 0.7 * self._tol / ratio))
         return lost

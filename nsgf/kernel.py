@@ -12,7 +12,7 @@ one size.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,21 +23,24 @@ __all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
 
 _STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
+_PIECE = 2**16  # entries that the cache of one core holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
-_FEW = 32  # features
+_FEW = 32  # features, below which near rows have their near columns in common
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
 def half_squares(x: Array) -> Array:
     """Return ½|x|² of every row."""
-    return 0.5 * namespace(x).sum(x * x, axis=-1)
+    return 0.5 * namespace(x).vecdot(x, x)
 
 
-def is_dense(n: int, m: int) -> bool:
-    """Whether a kernel of this shape keeps all of its columns, so that the order of its rows does not matter."""
-    return n * m <= _DENSE
+def is_dense(x: Array, y: Array) -> bool:
+    """Whether the kernel of x and y keeps all of its columns, so that the order of its rows does not matter."""
+    entries = x.shape[-2] * y.shape[-2]
+    bits = namespace(x).finfo(x.dtype).bits
+    return x.ndim > 2 or entries <= _DENSE or (x.shape[-1] >= _FEW and entries * bits <= 8 * _STORED)
 
 
 def neighbours(x: np.ndarray) -> np.ndarray:
@@ -61,15 +64,16 @@ class Kernel:
 
     def __init__(self, x: Array, y: Array, a: Array, b: Array, drop: float = 1e-9) -> None:
         self.x, self.y, self.a, self.b = x, y, a, b
+        self.half_x, self.half_y = half_squares(x), half_squares(y)
         self.xp = namespace(x, y)
-        self._floor = _FLOOR[self.xp.finfo(x.dtype).bits]
+        self._floor = self.xp.asarray(_FLOOR[self.xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
         n, m = x.shape[-2], y.shape[-2]
-        self._dense = x.ndim > 2 or is_dense(n, m)
+        self._dense, whole = is_dense(x, y), x.ndim > 2 or n * m <= _DENSE
         self._far = _FAR if self._dense else _FAR_SPARSE
         self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
-        step = n if self._dense else max(_LEAF, _BLOCK // m)
+        step = n if whole else max(_LEAF, _BLOCK // m)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
-        room = math.prod(x.shape[:-1]) * m  # a batch is dense
+        room = math.prod(x.shape[:-1]) * m
         if not self._dense:
             room = min(room, _STORED * 8 // self.xp.finfo(x.dtype).bits)
         self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
@@ -85,34 +89,36 @@ class Kernel:
         xp = self.xp
         self._take(xp.zeros_like(self.x[..., 0]), h)
         for rows, K in self._scores():
-            top = xp.max(K, axis=-1)  # (…, rows)
-            K -= top[..., None]
-            self._exp(K)
+            top = xp.empty_like(K[..., 0])  # (…, rows)
+            _by_pieces(self._exp_below_top, K, top)
             mass = _product(self.b, K)
-            K /= mass[..., None]
+            if self._dense:
+                mass = xp.ones_like(mass)
+            else:
+                K /= mass[..., None]
             self._x[..., rows, -1] = -(top + xp.log(mass))
             if keep:
                 self._keep(rows, K)
-        return self._x[..., -1] + half_squares(self.x)
+        return self._x[..., -1] + self.half_x
 
     def absorb_both(self, h: Array) -> None:
         """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""
-        self._take(h - half_squares(self.x), h)
+        self._take(h - self.half_x, h)
         for rows, K in self._scores():
             self._keep(rows, self._exp(K))
 
     def near(self, h: Array) -> bool:
         """Whether `h` is near enough to the absorbed potential."""
-        return bool(self.xp.max(self.xp.abs(h - self.h)) < self._far)
+        return bool(abs(h - self.h).max() < self._far)
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""
-        return self._x[..., -1] + half_squares(self.x) - self.xp.log(self.row_masses(h))
+        return self._x[..., -1] + self.half_x - self.xp.log(self.row_masses(h))
 
     def row_masses(self, h: Array) -> Array:
         """Return the mass of every row under `h`, relative to its weight and the absorbed φ, shape (…, n)."""
         bv = self.b * self.xp.exp(h - self.h)
-        return self.xp.concat([_product(bv[..., columns], K) for _, columns, K in self._blocks()], axis=-1)
+        return _joined([_product(bv[..., columns], K) for _, columns, K in self._blocks()], -1)
 
     def column_masses(self, h: Array) -> Array:
         """Return the mass of every column relative to its weight, once the rows have theirs, shape (…, m)."""
@@ -135,12 +141,12 @@ class Kernel:
             for rows, columns, K in self._blocks()
             if -rows.start % every < K.shape[-2]
         ]
-        return xp.concat([part[..., 1:] / part[..., :1] for part in parts], axis=-2)
+        return _joined([part[..., 1:] / part[..., :1] for part in parts], -2)
 
     def _take(self, phi: Array, h: Array) -> None:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
         xp, self.h = self.xp, h
-        one, column = xp.ones_like(self.x[..., :1]), (h - half_squares(self.y))[..., None]
+        one, column = xp.ones_like(self.x[..., :1]), (h - self.half_y)[..., None]
         self._x = xp.concat([self.x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
         self._y = _transposed(xp.concat([self.y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
         self._kept: list[tuple[slice, Any, Array | None]] = []
@@ -154,12 +160,23 @@ class Kernel:
             yield rows, self._exponents(rows, slice(None), left if fits else self._block)
 
     def _exp(self, K: Array) -> Array:
-        self.xp.clip(K, self._floor, None, out=K)
-        return self.xp.exp(K, out=K)
+        _by_pieces(self._exp_piece, K)
+        return K
+
+    def _exp_piece(self, K: Array) -> None:
+        self.xp.maximum(K, self._floor, out=K)
+        self.xp.exp(K, out=K)
+
+    def _exp_below_top(self, K: Array, top: Array) -> None:
+        """Replace exponents by exp(K − top), with the largest exponent of every row left in `top`."""
+        top[...] = self.xp.max(K, axis=-1)
+        K -= top[..., None]
+        self._exp_piece(K)
 
     def _keep(self, rows: slice, K: Array) -> None:
         """Remember which columns of a block matter, and the block itself while there is room."""
         if self._dense:
+            self._taken += math.prod(K.shape)
             self._kept.append((rows, slice(None), K))
             return
         columns: Any = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
@@ -186,9 +203,21 @@ class Kernel:
 
 
 def _transposed(x: Array) -> Array:
-    return namespace(x).matrix_transpose(x)
+    return x.swapaxes(-1, -2)
+
+
+def _joined(parts: list[Array], axis: int) -> Array:
+    return parts[0] if len(parts) == 1 else namespace(*parts).concat(parts, axis=axis)
 
 
 def _product(v: Array, K: Array) -> Array:
     """Return K v, (…, rows): as a row vector, which batched products of torch take much faster than a column."""
     return (v[..., None, :] @ _transposed(K))[..., 0, :]
+
+
+def _by_pieces(work: Callable[..., None], *arrays: Array) -> None:
+    """Call `work` on the rows of arrays (…, rows, m) and (…, rows): NumPy's in pieces that a cache holds."""
+    K = arrays[0]
+    step = max(1, K.shape[-2] * _PIECE // max(1, math.prod(K.shape))) if isinstance(K, np.ndarray) else K.shape[-2]
+    for i in range(0, K.shape[-2], step):
+        work(*(z[..., i : i + step, :] if z.ndim == K.ndim else z[..., i : i + step] for z in arrays))

@@ -343,13 +343,13 @@ class _Scaled:
 
     def __init__(self, x: Array, a: Array, eps: float) -> None:
         self.x = x / math.sqrt(eps)
-        xp, n = namespace(self.x), self.x.shape[-2]
+        xp = namespace(self.x)
         w = xp.astype(a, xp.float64)
         self.a = w / xp.sum(w)  # to the last digit: a mass that is missing cannot be transported
         self._order = None
         if not bool(xp.all(self.a > 0)):
             self._order = xp.nonzero(self.a > 0)[0]
-        elif self.x.ndim == 2 and not is_dense(n, n):
+        elif not is_dense(self.x, self.x):
             self._order = xp.asarray(neighbours(to_numpy(self.x)), device=device(self.x))
 
     def rows(self, z: Array, dtype: Any = None) -> Array:
