@@ -184,5 +184,5 @@ def _numpy_numbers(X: Any, name: str) -> np.ndarray:
         if X.dtype.kind == "O" and not any(isinstance(value, str | bytes) for value in X.flat):
             X = X.astype(np.float64)
         if X.dtype.kind in "fiubc":
-            return X.astype(X.dtype.newbyteorder("="), copy=False)
+            return X.astype(X.dtype.newbyteorder("="), order="C", copy=False)
     raise ValueError(f"{name} is not numeric: text, mixed objects or ragged rows. Encode it as numbers first.")

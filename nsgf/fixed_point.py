@@ -71,8 +71,11 @@ def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int
     return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach), max_iter)
 
 
-def solve_own(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
-    """Solve the symmetric problem of the cloud of `kernel` with itself, from `h` or from −½ log K a."""
+def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, max_iter: int) -> Solution:
+    """Solve the symmetric problem of the cloud of `kernel` with itself, from `h` or from −½ log K a.
+
+    Without a `base`, errors of T are relative to the least unit, as far as the dtype resolves that.
+    """
     if h is None:  # which lies between 0 and −½ log a; half-way, the kernel serves every iterate
         middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
         kernel.absorb_both(middle)
@@ -159,7 +162,7 @@ class _Anderson:
         xp = namespace(w, h)
         self._xp, self._sqrt_w = xp, xp.sqrt(xp.astype(w, xp.float64))
         double = {"dtype": xp.float64, "device": device(h)}
-        self._eye = xp.eye(_MEMORY, **double)
+        self._ridge = _RIDGE * xp.eye(_MEMORY, **double)
         shape = (*h.shape[:-1], _MEMORY, h.shape[-1])
         self._dr, self._gram = xp.zeros(shape, **double), xp.zeros((*shape[:-1], _MEMORY), **double)
         self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
@@ -192,7 +195,7 @@ class _Anderson:
         products = self._dr @ xp.stack([self._dr[..., k, :], r], axis=-1)  # (…, p, 2)
         self._gram[..., k, :] = self._gram[..., :, k] = products[..., 0]
         size = xp.max(self._gram, axis=(-2, -1), keepdims=True) + 1e-300
-        theta = xp.linalg.solve(self._gram / size + _RIDGE * self._eye, products[..., 1:] / size)  # rows to come: 0
+        theta = xp.linalg.inv(self._gram / size + self._ridge) @ (products[..., 1:] / size)  # 0 for rows to come
         return g - (xp.astype(theta.swapaxes(-1, -2), g.dtype) @ self._dg)[..., 0, :]
 
 
@@ -202,16 +205,17 @@ class _Certificate:
     `reach` is how far mass that is misplaced may have to move.
     """
 
-    def __init__(self, kernel: Kernel, base: Array, tol: float, reach: Array | float = 0.0) -> None:
+    def __init__(self, kernel: Kernel, base: Array | None, tol: float, reach: Array | float = 0.0) -> None:
         self._kernel, self._tol, self._reach = kernel, tol, reach
         self._past: list[tuple[Array, Array, Array]] = []
         self._measured: tuple[Array, Array] | None = None
         self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
         n, d = kernel.x.shape[-2:]
         self._every = max(1, n // max(64, min(512, _PROBE // d)))
-        self._base = base[..., :: self._every, :]
+        self._base = None if base is None else base[..., :: self._every, :]
         size = max(float(kernel.half_x.max()), float(kernel.half_y.max()))
         self._rounding = rounding(size, kernel.x.dtype)
+        self._least = LEAST_UNIT if base is not None else max(LEAST_UNIT, 3.0 * self._rounding / tol)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
 
     def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
@@ -247,7 +251,9 @@ class _Certificate:
         xp, kernel, (h, E, marginal) = self._kernel.xp, self._kernel, self._past[-1]
         h_0, E_0, _ = next((p for p in self._past if kernel.near(p[0])), self._past[-1])
         T = kernel.map(h, self._every)
-        unit = xp.clip(rms(T - self._base), LEAST_UNIT, None)
+        unit = xp.full_like(E, self._least)
+        if self._base is not None:
+            unit = xp.maximum(unit, rms(T - self._base))
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
         q = xp.clip(E / xp.where(E_0 > 0, E_0, 1.0), 0.0, _SLOWEST)

@@ -86,20 +86,20 @@ class Kernel:
 
         Where only φ is wanted, the entries need not be kept.
         """
-        xp = self.xp
-        self._take(xp.zeros_like(self.x[..., 0]), h)
+        xp, phi = self.xp, self.xp.empty_like(self.x[..., 0])
+        self._take(xp.zeros_like(phi), h)
         for rows, K in self._scores():
             top = xp.empty_like(K[..., 0])  # (…, rows)
             _by_pieces(self._exp_below_top, K, top)
             mass = _product(self.b, K)
+            phi[..., rows] = self._x[..., rows, -1] = -(top + xp.log(mass))
             if self._dense:
-                mass = xp.ones_like(mass)
+                self._x[..., rows, -1] = -top  # rows of any mass will do
             else:
                 K /= mass[..., None]
-            self._x[..., rows, -1] = -(top + xp.log(mass))
             if keep:
                 self._keep(rows, K)
-        return self._x[..., -1] + self.half_x
+        return phi + self.half_x
 
     def absorb_both(self, h: Array) -> None:
         """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""

@@ -216,23 +216,37 @@ def solve_velocity(pair: Pair, eps: float, solve: Solver, start: Potentials | No
         error, converged = max(cross.error, own.error), cross.converged and own.converged
         return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
 
-    shift = (pair.y_mean - pair.x_mean)[..., None, :]
-    exact = dataclasses.replace(solve, tol=_CROSS_SHARE * solve.tol)
-    cross = exact(pair.x, pair.y, eps, pair.a, pair.b, init=start, base=own.T - shift)
-    v = (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
-    least = LEAST_UNIT * math.sqrt(eps)
-    some = slice(None) if bool((pair.a > 0).all()) else pair.a > 0
-    if bool((own.T_error > _OWN_SHARE * solve.tol * (rms(v[..., some, :]) + least)).any()):
-        # It was small against T_xx − x, and v is smaller.
+    xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
+
+    def size(v: Array) -> Array:
+        return rms(v[..., rows, :])  # (…)
+
+    def allowed(share: float, v: Array) -> Array:
+        return share * solve.tol * xp.clip(size(v), LEAST_UNIT * math.sqrt(eps), None)
+
+    cross, v = _crossed(pair, eps, solve, start, own, _CROSS_SHARE)
+    if bool((own.T_error > allowed(_OWN_SHARE, v)).any()):  # its rounding was not small against v
         again = self_potentials(pair.x, eps, pair.a, own, own.T - v, tol=_OWN_SHARE * solve.tol)
-        own = again._replace(n_iter=own.n_iter + again.n_iter)
-        v = (cross.T - own.T) + shift
-    T_error, size = cross.T_error + own.T_error, rms(v[..., some, :])  # (…)
-    xp = namespace(size)
-    relative = float(xp.max(T_error / xp.where(size > 0, size, least)))
+        v, own = v + (own.T - again.T), again._replace(n_iter=own.n_iter + again.n_iter)
+    if cross.converged and bool((cross.T_error + own.T_error > allowed(1.0, v)).any()):
+        # It was small against v at the rows that were measured, and v is smaller at the others.
+        again, v = _crossed(pair, eps, solve, cross, own, 0.5 * _CROSS_SHARE)
+        cross = again._replace(n_iter=cross.n_iter + again.n_iter)
+    T_error = cross.T_error + own.T_error
+    relative = float(xp.max(T_error / xp.where(size(v) > 0, size(v), LEAST_UNIT * math.sqrt(eps))))
     error = max(cross.error, own.error, relative if math.isfinite(relative) else math.inf)
-    converged = cross.converged and own.converged and bool(xp.all(T_error <= solve.tol * xp.clip(size, least, None)))
+    converged = cross.converged and own.converged and bool((T_error <= allowed(1.0, v)).all())
     return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
+
+
+def _crossed(  # noqa: PLR0913  a problem, where to start, and what to compare with
+    pair: Pair, eps: float, solve: Sinkhorn, start: Potentials | None, own: Potentials, share: float
+) -> tuple[Potentials, Array]:
+    """Return cross potentials within a share of the tolerance, and the velocity."""
+    shift = (pair.y_mean - pair.x_mean)[..., None, :]
+    exact = dataclasses.replace(solve, tol=share * solve.tol)
+    cross = exact(pair.x, pair.y, eps, pair.a, pair.b, init=start, base=own.T - shift)
+    return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
 
 
 def first_start(pair: Pair, eps: float, solve: Solver) -> Potentials | None:

@@ -286,13 +286,13 @@ class Sinkhorn:
         dimensions (…, n, d), for a batch of problems of one size with the same weights.
         """
         X, Y = _Scaled(x, a, eps), _Scaled(y, b, eps)
-        base = X.x if base is None else _Scaled(base, a, eps).x
+        base = X.rows(X.x if base is None else base / math.sqrt(eps))
 
         def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
             clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
             h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
             kernel = Kernel(*clouds, drop=_DROP * self.tol)
-            return fixed_point.solve_cross(kernel, h, X.rows(base, dtype), self.tol, max_iter)
+            return fixed_point.solve_cross(kernel, h, base, self.tol, max_iter)
 
         h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
         solved, precision = _precisely(solve, h, X, Y, self.tol, self.max_iter)
@@ -324,13 +324,13 @@ def self_potentials(  # noqa: PLR0913  as a solver is called
     True
     """
     X = _Scaled(x, a, eps)
-    base = X.x if base is None else _Scaled(base, a, eps).x
+    base = None if base is None else X.rows(base / math.sqrt(eps))
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         cloud, weights = X.rows(X.x, dtype), X.weights(dtype)
         kernel = Kernel(cloud, cloud, weights, weights, drop=_DROP * tol)
         h = None if h is None else namespace(h).astype(h, dtype)
-        return fixed_point.solve_own(kernel, h, X.rows(base, dtype), tol, max_iter)
+        return fixed_point.solve_own(kernel, h, base, tol, max_iter)
 
     h = None if init is None else X.rows((init.f / eps)[..., None])[..., 0]
     solved, precision = _precisely(solve, h, X, X, tol, max_iter)
