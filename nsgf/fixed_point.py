@@ -92,17 +92,12 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     """
     xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
     if max(n, m) <= _SUBSAMPLE:
-        return _anneal(x, y, a, b)
+        return _anneal(x, y, a, b)[1]
     k = max(_SUBSAMPLE, max(n, m) // _COARSER)
     i, j = _systematic(a, min(n, k)), _systematic(b, min(m, k))
     x_k, y_k = x[..., i, :], y[..., j, :]
     a_k, b_k = (xp.full(s.shape[0], 1.0 / s.shape[0], dtype=x.dtype, device=device(x)) for s in (i, j))
-    h = start(x_k, y_k, a_k, b_k)
-    kernel = Kernel(x_k, y_k, a_k, b_k)
-    phi = kernel.absorb(h)
-    if k > _SUBSAMPLE:
-        phi = kernel.absorb(_loosely(kernel, h))
-    del kernel
+    phi = _anneal(x_k, y_k, a_k, b_k)[0] if k == _SUBSAMPLE else _loosely(x_k, y_k, a_k, b_k)
     return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
 
 
@@ -138,12 +133,14 @@ def _iterates(
         h = following
 
 
-def _loosely(kernel: Kernel, h: Array) -> Array:
-    """Return the first iterate that is near enough to the solution to start from."""
+def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
+    """Return a potential φ (…, n) that is near enough to the solution to start from."""
+    h, kernel = start(x, y, a, b), Kernel(x, y, a, b)
+    kernel.absorb(h)
     for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
         if decrement is not None and float(decrement.max()) < _LOOSE:
             break
-    return h
+    return kernel.potential(h)
 
 
 def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certificate", max_iter: int) -> Solution:
@@ -244,6 +241,8 @@ class _Certificate:
             return xp.full_like(marginal, xp.inf), False
         error, unit = self._measured or self._measure()
         within = bool(xp.all((error <= self._tol * unit) & (marginal <= self._tol)))
+        if not within:
+            error = error / (1.0 - _SLOWEST)  # where iterations stall, the fall of E says little
         return xp.where(xp.isnan(error), xp.inf, error), within
 
     def _measure(self) -> tuple[Array, Array]:
@@ -256,6 +255,8 @@ class _Certificate:
             unit = xp.maximum(unit, rms(T - self._base))
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
+        for _, E_k, _ in self._past[-((len(self._past) + 1) // 3) :]:  # E may be small for once
+            E = xp.maximum(E, E_k)
         q = xp.clip(E / xp.where(E_0 > 0, E_0, 1.0), 0.0, _SLOWEST)
         error = rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q)
         error = xp.where(q < _SLOWEST, error, xp.where(error > E, error, E))  # without progress, E itself is left
@@ -269,18 +270,18 @@ def _systematic(w: Array, k: int) -> Array:
     return xp.clip(xp.searchsorted(xp.cumulative_sum(w), quantiles), 0, w.shape[0] - 1)
 
 
-def _anneal(x: Array, y: Array, a: Array, b: Array) -> Array:
-    """Return a potential h (…, m) by alternate softmins in the log domain, ε falling to 1 by steps."""
+def _anneal(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return potentials φ (…, n) and h (…, m) by alternate softmins in the log domain, ε falling to 1 by steps."""
     xp, log_a, log_b = namespace(x, y), namespace(a).log(a), namespace(b).log(b)
-    M = half_squares(x)[..., :, None] + half_squares(y)[..., None, :] - x @ xp.matrix_transpose(y)  # (…, n, m)
-    eps = max(float(xp.max(M)), 1.0)
+    M = half_squares(x)[..., :, None] + half_squares(y)[..., None, :] - x @ y.swapaxes(-1, -2)  # (…, n, m)
+    eps = max(float(M.max()), 1.0)
     h = xp.zeros_like(y[..., 0])
     while True:
         for _ in range(3 if eps == 1.0 else 1):
             f = eps * _softmin((h[..., None, :] - M) / eps + log_b)
-            h = eps * _softmin((f[..., None, :] - xp.matrix_transpose(M)) / eps + log_a)
+            h = eps * _softmin((f[..., None, :] - M.swapaxes(-1, -2)) / eps + log_a)
         if eps == 1.0:
-            return h
+            return f, h
         eps = max(eps / _COOLING, 1.0)
 
 

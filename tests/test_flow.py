@@ -50,7 +50,7 @@ def test_a_warm_start_spares_iterations(solver):
     x, y = datasets.eight_gaussians(200, rng), datasets.moons(200, rng)
     steps = list(flow_steps(x, y, 0.6, 5, 0.3, solver))
     cold = [sinkhorn_velocity(x_k, y, 0.6, solver=solver) for x_k, _ in steps]
-    assert sum(res.n_iter for _, res in steps[1:]) < 0.7 * sum(res.n_iter for res in cold[1:])
+    assert sum(res.potentials.n_iter for _, res in steps[1:]) < 0.7 * sum(res.potentials.n_iter for res in cold[1:])
 
 
 @pytest.mark.parametrize(("n_steps", "step_size"), [(0, 1.0), (1.5, 1.0), (3, 0.0), (3, -1.0), (3, math.nan), (3, "1")])

@@ -33,7 +33,8 @@ from nsgf.sinkhorn import pick_blur
 HERE = Path(__file__).parent
 RESULT = HERE / "velocity.json"
 TARGET, ROUNDS = 1e-3, 5  # error to reach; rounds of fast cells
-SLOW = 20.0  # times our own seconds, beyond which a solver is not searched further
+SLOW = 12.0  # times our own seconds, beyond which a solver is not searched further
+RIVAL = 2.0  # times the fastest peer's seconds, beyond which a peer is not run at the next larger n
 BLURS, STEPS = (0.3, 0.1, 0.05), 10
 CHECKED = (0, 3, 6, 9)  # steps of a flow whose velocity is compared with the reference
 PACKAGES = ("nsgf", "numpy", "torch", "pot", "ott-jax", "jax", "geomloss")
@@ -100,7 +101,7 @@ def error_of(v, exact, least=0.0):
 
 
 def ours():
-    for tol in (3e-3, 2e-3, 1e-3, 5e-4, 2e-4):
+    for tol in (1e-2, 5e-3, 3e-3, 2e-3, 1e-3, 5e-4, 2e-4):
         solve = Sinkhorn(tol=tol)
         yield (
             f"tol {tol:g}",
@@ -211,10 +212,15 @@ def timed(run, *args):
     return time.perf_counter() - start, out
 
 
-def search(settings, x, y, blur, check, kind, cap):  # noqa: PLR0913
-    """Return the first setting within the target as (setting, run, error), or why there is none."""
+def search(settings, x, y, blur, check, kind, cap, first):  # noqa: PLR0913
+    """Return the first setting within the target as (setting, run, error), or why there is none.
+
+    Settings that are more than one looser than `first` are passed over.
+    """
     best = "no setting reaches the target"
-    for setting, *runs in settings:
+    settings = list(settings)
+    names = [setting for setting, *_ in settings]
+    for setting, *runs in settings[max(0, names.index(first) - 1) if first in names else 0 :]:
         run = runs[kind]
         try:
             with warnings.catch_warnings():
@@ -261,16 +267,17 @@ def rounds(found, *problem):
     return seconds
 
 
-def cell(name, n, blur, kind, skip):
-    """Measure one cell: {solver: figures}."""
+def cell(name, n, blur, kind, smaller):
+    """Measure one cell: {solver: figures}. Peers are judged by the figures of the next smaller n, where there are any."""
     x, y = unit_pair(PROBLEMS[name], n)
     check = checker(x, y, blur, kind)
     outcomes, cap = {}, np.inf
     for solver, settings in SOLVERS.items():  # ours is the first
-        if solver in skip:
+        if solver in too_slow(smaller):
             outcomes[solver] = "not run: too slow, or missed, at a smaller n"
             continue
-        outcomes[solver] = search(settings(), x, y, blur, check, kind, cap)
+        first = smaller.get(solver, {}).get("setting")
+        outcomes[solver] = search(settings(), x, y, blur, check, kind, cap, first)
         if solver == "nsgf" and not isinstance(outcomes[solver], str):
             cap = max(1.0, SLOW * timed(outcomes[solver][1], x, y, blur)[0])
     found = {solver: o for solver, o in outcomes.items() if not isinstance(o, str)}
@@ -281,10 +288,17 @@ def cell(name, n, blur, kind, skip):
     return figures
 
 
-def too_slow(cells, name, n, blur, kind):
-    """Return the peers that missed the target on a smaller n of the same problem, and are not tried again."""
-    smaller = [c for c in cells if (c["problem"], c["blur"], c["kind"]) == (name, blur, kind) and c["n"] < n]
-    return {solver for c in smaller for solver, f in c["figures"].items() if "missed" in f} - {"nsgf"}
+def next_smaller(cells, name, n, blur, kind):
+    """Return the figures of the next smaller n of the same problem."""
+    same = [c for c in cells if (c["problem"], c["blur"], c["kind"]) == (name, blur, kind) and c["n"] < n]
+    return max(same, key=lambda c: c["n"])["figures"] if same else {}
+
+
+def too_slow(figures):
+    """Return the peers that missed the target, or were far behind the fastest of them."""
+    peer = fastest_peer(figures)
+    limit = RIVAL * figures[peer]["seconds"] if peer else 0.0
+    return {solver for solver, f in figures.items() if "missed" in f or f["seconds"] > limit} - {"nsgf"}
 
 
 def measure(sizes, kinds, problems):
@@ -297,8 +311,7 @@ def measure(sizes, kinds, problems):
         for kind in kinds:
             for name in problems:
                 for blur in BLURS:
-                    skip = too_slow(result["cells"], name, n, blur, kind)
-                    figures = cell(name, n, blur, kind, skip)
+                    figures = cell(name, n, blur, kind, next_smaller(result["cells"], name, n, blur, kind))
                     key = {"problem": name, "n": n, "blur": blur, "kind": kind}
                     kept = [c for c in result["cells"] if {k: c[k] for k in key} != key]
                     result["cells"] = [*kept, {**key, "figures": figures}]
@@ -346,7 +359,7 @@ def cell_row(c):
     row = [c["problem"], c["n"], c["blur"], ("cold", "flow")[c["kind"]]]
     row += [own.get("missed") or f"{own['seconds']:.3g} [{own['error']:.0e}]"]
     if peer is None:
-        return [*row, "none reaches it", "", ""]
+        return [*row, f"none within {SLOW:.0f} times our seconds", "", f"> {SLOW:.0f}"]
     p = c["figures"][peer]
     return [*row, f"{peer}, {p['setting']}", f"{p['seconds']:.3g} [{p['error']:.0e}]", f"{ratio(c):.1f}"]
 
