@@ -32,7 +32,8 @@ from nsgf.sinkhorn import pick_blur
 
 HERE = Path(__file__).parent
 RESULT = HERE / "velocity.json"
-TARGET, ROUNDS = 1e-3, 5  # error to reach; rounds of fast cells
+TARGET, ROUNDS = 1e-3, 9  # error to reach; rounds of fast cells
+REST = 0.1  # seconds before each run, in which threads of the run before stop waiting for work
 SLOW = 12.0  # times our own seconds, beyond which a solver is not searched further
 RIVAL = 2.0  # times the fastest peer's seconds, beyond which a peer is not run at the next larger n
 BLURS, STEPS = (0.3, 0.1, 0.05), 10
@@ -258,17 +259,18 @@ def checker(x, y, blur, kind):
 
 
 def rounds(found, *problem):
-    """Return the seconds of every solver, run in turn; slow ones twice."""
+    """Return the seconds of every solver, run in turn; slow ones twice. Idle threads of one would slow the next."""
     seconds = {solver: [] for solver in found}
     for k in range(ROUNDS):
         for solver, (_, run, _) in found.items():
-            if k < 2 or statistics.median(seconds[solver]) < 3.0:
+            if k < 3 or statistics.median(seconds[solver]) < 1.0:
+                time.sleep(REST)
                 seconds[solver].append(timed(run, *problem)[0])
     return seconds
 
 
 def cell(name, n, blur, kind, smaller):
-    """Measure one cell: {solver: figures}. Peers are judged by the figures of the next smaller n, where there are any."""
+    """Measure one cell: {solver: figures}; peers are judged by their figures at the next smaller n."""
     x, y = unit_pair(PROBLEMS[name], n)
     check = checker(x, y, blur, kind)
     outcomes, cap = {}, np.inf
