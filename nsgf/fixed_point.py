@@ -11,7 +11,8 @@ residual, linearised, is least (Walker & Ni 2011), and takes the number of itera
 
 What is certified is what a velocity is made of, the map T. Along the iteration its error falls like the decrement
 :math:`E_k` of the dual, so where E fell by the factor q over a window, q / (1 − q) times the change of T is left to go;
-and what mass is misplaced has still to move, by a distance of the order of the cloud's own extent.
+and what mass is misplaced has still to move, by a distance of the order of the cloud's own extent. This is an estimate,
+which the tests hold against float64 references.
 """
 
 import math

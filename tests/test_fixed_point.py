@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
-from strategies import Problem, problems, seeds, weights
+from strategies import Problem, problems, random_gaussian, seeds, weights
 
 from nsgf import POT, Sinkhorn, datasets, kernel, sinkhorn_divergence, sinkhorn_velocity, solvers
 from nsgf.flow import batches, flow_steps
@@ -191,6 +191,26 @@ def test_certificates_hold_along_a_flow():
             assert res.converged
             assert error <= 3.0 * tol * max(size, 0.15)
             assert error <= 10.0 * res.error * size
+
+
+@pytest.mark.parametrize("seed", [8, 73, 162, 507, 552])
+def test_velocities_near_a_tenth_of_the_blur_converge(seed):
+    """There the two maps' shares of the tolerance are only just enough."""
+    rng = np.random.default_rng(seed)
+    x, y = (random_gaussian(rng, 2).sample(100, rng) for _ in range(2))
+    for blur in (1.0, 1.3, 1.6):
+        steps = list(flow_steps(x, y, blur, 4, 1.0, Sinkhorn(tol=1e-4)))
+        assert all(res.converged for _, res in steps)
+        assert any(np.sqrt(np.mean(np.sum(res.v**2, axis=1))) < 0.2 * blur for _, res in steps)
+
+
+def test_an_error_that_stalls_is_widened():
+    x, y = clouds()
+    exact = sinkhorn_velocity(x, y, 0.1, solver=Sinkhorn(tol=1e-8, max_iter=20_000)).v
+    for max_iter in (10, 20, 40):
+        with pytest.warns(ConvergenceWarning):
+            res = sinkhorn_velocity(x, y, 0.1, solver=Sinkhorn(tol=1e-6, max_iter=max_iter))
+        assert distance(res.v, exact) <= res.error
 
 
 def test_a_start_from_a_larger_blur_is_certified():

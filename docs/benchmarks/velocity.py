@@ -221,12 +221,17 @@ def search(settings, x, y, blur, check, kind, cap, first):  # noqa: PLR0913
     best = "no setting reaches the target"
     settings = list(settings)
     names = [setting for setting, *_ in settings]
-    for setting, *runs in settings[max(0, names.index(first) - 1) if first in names else 0 :]:
+    settings = settings[max(0, names.index(first) - 1) if first in names else 0 :]
+    compiled = False
+    for setting, *runs in settings:
         run = runs[kind]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 seconds, out = timed(run, x, y, blur)
+                if seconds > cap and not compiled:  # the first call may have compiled
+                    seconds, out = timed(run, x, y, blur)
+                compiled = True
         except (FloatingPointError, RuntimeError, ValueError) as failure:
             return f"fails: {type(failure).__name__}"
         error = check(out)
@@ -263,7 +268,7 @@ def rounds(found, *problem):
     seconds = {solver: [] for solver in found}
     for k in range(ROUNDS):
         for solver, (_, run, _) in found.items():
-            if k < 3 or statistics.median(seconds[solver]) < 1.0:
+            if k < 3 or statistics.median(seconds[solver]) < 0.3:
                 time.sleep(REST)
                 seconds[solver].append(timed(run, *problem)[0])
     return seconds
