@@ -308,7 +308,7 @@ def too_slow(figures):
     return {solver for solver, f in figures.items() if "missed" in f or f["seconds"] > limit} - {"nsgf"}
 
 
-def measure(sizes, kinds, problems):
+def measure(sizes, kinds, problems, blurs):
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"cells": []}
     result |= {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
@@ -317,7 +317,7 @@ def measure(sizes, kinds, problems):
     for n in sizes:
         for kind in kinds:
             for name in problems:
-                for blur in BLURS:
+                for blur in blurs:
                     figures = cell(name, n, blur, kind, next_smaller(result["cells"], name, n, blur, kind))
                     key = {"problem": name, "n": n, "blur": blur, "kind": kind}
                     kept = [c for c in result["cells"] if {k: c[k] for k in key} != key]
@@ -395,7 +395,7 @@ def page(result):
         f"({count(flows, 1)} are not slower).",
         "",
         "Where we miss, this is why. At d = 784 the time is that of four products of n × n × d numbers, two for the",
-        "costs and two for the maps, which every solver computes. At n = 256 it is that of some hundred calls of NumPy,",
+        "costs and two for the maps, which every solver computes. At n = 256 it is that of hundreds of calls of NumPy,",
         "which compiled code does not pay. At a blur of 0.3 few iterations are needed, and the time is that of the",
         "exponentials of two kernels, which NumPy computes on one core; handing them to torch was slower, since its",
         "threads and those of NumPy's products wait for each other.",
@@ -538,6 +538,7 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="*", default=[])
     parser.add_argument("--kinds", type=int, nargs="*", default=[0, 1], help="0: cold, 1: flow")
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
+    parser.add_argument("--blurs", type=float, nargs="*", default=BLURS)
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--pool", action="store_true")
     parser.add_argument("--one-size", type=int)
@@ -545,7 +546,7 @@ def main():
     if args.one_size:
         one_size(args.one_size)
     if args.sizes:
-        measure(args.sizes, args.kinds, args.problems)
+        measure(args.sizes, args.kinds, args.problems, args.blurs)
     if args.scaling:
         scaling()
     if args.pool:
