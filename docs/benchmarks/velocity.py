@@ -2,6 +2,7 @@
 
 pip install '.[bench]'
 python docs/benchmarks/velocity.py --sizes 256 1024 4096 8192    measure the cells, add them to velocity.json
+python docs/benchmarks/velocity.py --sizes 1024 8192 --cuda      the same on a GPU, against flash-sinkhorn
 python docs/benchmarks/velocity.py --scaling                     time and memory against n, to 100,000
 python docs/benchmarks/velocity.py --pool                        a training pool, against POT's
 
@@ -12,6 +13,8 @@ then run in turn, and the median of the rounds is kept. Compilation is not timed
 
 import argparse
 import functools
+import importlib
+import itertools
 import json
 import os
 import platform
@@ -27,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from nsgf import POT, Sinkhorn, datasets, sinkhorn_flow, sinkhorn_velocity
+from nsgf._arrays import like, to_numpy, to_torch
 from nsgf.flow import TrajectoryPool, batch_size, batches, flow_steps
 from nsgf.sinkhorn import pick_blur
 
@@ -174,23 +178,24 @@ def ott(momentum=None, anderson=None, inner=10):
         yield f"threshold {threshold:g}", run, run_flow
 
 
-def geomloss():
+def samples_loss(library, **options):
+    """Return the settings of a library with geomloss's interface; clouds are NumPy arrays or torch tensors."""
     import torch
-    from geomloss import SamplesLoss
 
-    for scaling in (0.5, 0.9, 0.99):
+    SamplesLoss = importlib.import_module(library).SamplesLoss
+    for scaling in (0.5, 0.7, 0.9, 0.95, 0.99):
 
         def run(x, y, blur, scaling=scaling):
-            z = torch.from_numpy(x).requires_grad_()
-            loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized")
-            return -len(x) * torch.autograd.grad(loss(z, torch.from_numpy(y)), z)[0].numpy()
+            z = torch.as_tensor(x).clone().requires_grad_()
+            loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, debias=True, **options)
+            return to_numpy(-len(x) * torch.autograd.grad(loss(z, torch.as_tensor(y)), z)[0])
 
         def run_flow(x, y, blur, run=run):
             path, vs = [x], []
             for _ in range(STEPS):
                 vs.append(run(path[-1], y, blur))
-                path.append(path[-1] + vs[-1])
-            return np.stack(path), np.stack(vs)
+                path.append(path[-1] + like(vs[-1], x))
+            return np.stack([to_numpy(z) for z in path]), np.stack(vs)
 
         yield f"scaling {scaling:g}", run, run_flow
 
@@ -203,13 +208,20 @@ SOLVERS = {
     "POT sinkhorn": functools.partial(pot, "sinkhorn"),
     "POT sinkhorn_stabilized": functools.partial(pot, "sinkhorn_stabilized"),
     "POT sinkhorn_log": functools.partial(pot, "sinkhorn_log"),
-    "geomloss tensorized": geomloss,
+    "geomloss tensorized": functools.partial(samples_loss, "geomloss", backend="tensorized"),
+}
+CUDA_SOLVERS = {  # on torch tensors; flash-sinkhorn's tf32 would miss the target
+    "nsgf": ours,
+    "geomloss tensorized": functools.partial(samples_loss, "geomloss", backend="tensorized"),
+    "flash-sinkhorn": functools.partial(samples_loss, "flash_sinkhorn", half_cost=True, allow_tf32=False),
 }
 
 
 def timed(run, *args):
     start = time.perf_counter()
     out = run(*args)
+    if hasattr(args[0], "is_cuda") and args[0].is_cuda:
+        sys.modules["torch"].cuda.synchronize()
     return time.perf_counter() - start, out
 
 
@@ -246,7 +258,7 @@ def search(settings, x, y, blur, check, kind, cap, first):  # noqa: PLR0913
 
 def check_flow(y, blur, out):
     """Return the largest error of some velocities along a flow, against the reference where that flow stood."""
-    path, vs = out
+    path, vs = map(to_numpy, out)
     if not np.all(np.isfinite(path)):
         return np.inf
     exact = {k: reference(path[k], y, blur) for k in CHECKED}
@@ -260,7 +272,7 @@ def checker(x, y, blur, kind):
     if kind == 1:
         return functools.partial(check_flow, y, blur)
     exact = reference(x, y, blur)
-    return lambda v: np.nan if exact is None else error_of(v, exact)
+    return lambda v: np.nan if exact is None else error_of(to_numpy(v), exact)
 
 
 def rounds(found, *problem):
@@ -274,12 +286,14 @@ def rounds(found, *problem):
     return seconds
 
 
-def cell(name, n, blur, kind, smaller):
+def cell(name, n, blur, kind, smaller, cuda):  # noqa: PLR0913
     """Measure one cell: {solver: figures}; peers are judged by their figures at the next smaller n."""
     x, y = unit_pair(PROBLEMS[name], n)
     check = checker(x, y, blur, kind)
+    if cuda:
+        x, y = (to_torch(z, "cuda") for z in (x, y))
     outcomes, cap = {}, np.inf
-    for solver, settings in SOLVERS.items():  # ours is the first
+    for solver, settings in (CUDA_SOLVERS if cuda else SOLVERS).items():  # ours is the first
         if solver in too_slow(smaller):
             outcomes[solver] = "not run: too slow, or missed, at a smaller n"
             continue
@@ -308,22 +322,23 @@ def too_slow(figures):
     return {solver for solver, f in figures.items() if "missed" in f or f["seconds"] > limit} - {"nsgf"}
 
 
-def measure(sizes, kinds, problems, blurs):
+def measure(sizes, kinds, problems, blurs, cuda):  # noqa: PLR0913
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"cells": []}
     result |= {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
         "versions": {name: version(name) for name in PACKAGES},
     }
-    for n in sizes:
-        for kind in kinds:
-            for name in problems:
-                for blur in blurs:
-                    figures = cell(name, n, blur, kind, next_smaller(result["cells"], name, n, blur, kind))
-                    key = {"problem": name, "n": n, "blur": blur, "kind": kind}
-                    kept = [c for c in result["cells"] if {k: c[k] for k in key} != key]
-                    result["cells"] = [*kept, {**key, "figures": figures}]
-                    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-                    print(n, name, blur, ("cold", "flow")[kind], summary(figures), flush=True)
+    part = result
+    if cuda:
+        part = result.setdefault("cuda", {"cells": []})
+        part["machine"] = sys.modules["torch"].cuda.get_device_name()
+    for n, kind, name, blur in itertools.product(sizes, kinds, problems, blurs):
+        figures = cell(name, n, blur, kind, next_smaller(part["cells"], name, n, blur, kind), cuda)
+        key = {"problem": name, "n": n, "blur": blur, "kind": kind}
+        kept = [c for c in part["cells"] if {k: c[k] for k in key} != key]
+        part["cells"] = [*kept, {**key, "figures": figures}]
+        RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(n, name, blur, ("cold", "flow")[kind], summary(figures), flush=True)
 
 
 def fastest_peer(figures):
@@ -403,6 +418,9 @@ def page(result):
     ]
     head = ("problem", "n", "blur / spread", "kind", "nsgf s", "fastest peer", "peer s", "ratio")
     lines += table(head, map(cell_row, cells))
+    if "cuda" in result:
+        lines += [f"On {result['cuda']['machine']}, torch tensors, against geomloss and flash-sinkhorn:", ""]
+        lines += table(head, map(cell_row, result["cuda"]["cells"]))
     if "pool" in result:
         lines += pool_section(result["pool"])
     if "scaling" in result:
@@ -414,7 +432,7 @@ def page(result):
             + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
             + ".",
             "Command: ``python docs/benchmarks/velocity.py --sizes … --scaling --pool``. Cells that are not in the",
-            "table, and a GPU: not measured yet.",
+            "table: not measured yet." if "cuda" in result else "table, and a GPU (``--cuda``): not measured yet.",
             "",
         ]
     )
@@ -486,6 +504,7 @@ def scaling_section(sizes):
         f"its own. Fitted exponents, over all n and from n = 4096 on: time {exponent(n, s):.2f} and",
         f"{exponent(n[large], s[large]):.2f}; memory beyond that of the imports {exponent(n, extra):.2f} and",
         f"{exponent(n[large], extra[large]):.2f}. A kernel is stored while it takes less than 256 MB.",
+        *([sizes[0]["note"]] if "note" in sizes[0] else []),
         "",
         ".. figure:: velocity.png",
         "   :alt: Seconds and megabytes of one velocity against the number of points, on logarithmic axes.",
@@ -539,6 +558,7 @@ def main():
     parser.add_argument("--kinds", type=int, nargs="*", default=[0, 1], help="0: cold, 1: flow")
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--blurs", type=float, nargs="*", default=BLURS)
+    parser.add_argument("--cuda", action="store_true", help="on torch CUDA tensors, with flash-sinkhorn as a peer")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--pool", action="store_true")
     parser.add_argument("--one-size", type=int)
@@ -546,7 +566,7 @@ def main():
     if args.one_size:
         one_size(args.one_size)
     if args.sizes:
-        measure(args.sizes, args.kinds, args.problems, args.blurs)
+        measure(args.sizes, args.kinds, args.problems, args.blurs, args.cuda)
     if args.scaling:
         scaling()
     if args.pool:
