@@ -366,6 +366,11 @@ def ratio(c):
     return np.inf if peer is None else c["figures"][peer]["seconds"] / own["seconds"]
 
 
+def pruned(c):
+    """Whether a variant of OTT was not run."""
+    return any(k.startswith("OTT") and f.get("missed", "").startswith("not run") for k, f in c["figures"].items())
+
+
 def count(cells, aim):
     return f"{sum(ratio(c) >= aim for c in cells)} of {len(cells)}"
 
@@ -409,6 +414,7 @@ def page(result):
         f"and below 1 a loss. The aim is reached in {count(large, 5)} cold cells from n = 1024 on ({count(large, 1)}",
         f"are not slower than any peer), in {count(small, 1)} smaller cold ones, and in {count(flows, 10)} flows",
         f"({count(flows, 1)} are not slower).",
+        f"In {sum(map(pruned, cells))} cells one variant of OTT was not run, because it was far behind at a smaller n.",
         "",
         "Where we miss, this is why. At d = 784 the time is that of four products of n × n × d numbers, two for the",
         "costs and two for the maps, which every solver computes. At n = 256 it is that of hundreds of calls of NumPy,",
