@@ -314,8 +314,8 @@ def self_potentials(  # noqa: PLR0913  as a solver is called
     """Solve the symmetric problem of (x, a) with itself, f = g, by the averaged map.
 
     Alternate updates stall here, while f ← ½(f + softmin(f)) contracts at rate ½ whatever ε is (Feydy et al. 2019,
-    eq. 25); mixing the last iterates makes it faster still. The error of the map is to be within `tol` of T − `base`, or
-    without a `base` of a tenth of the blur, as far as the dtype resolves that.
+    eq. 25); mixing the last iterates makes it faster still. The error of the map is to be within `tol` of T − `base`,
+    or without a `base` of a tenth of the blur, as far as the dtype resolves that.
 
     Examples
     --------
