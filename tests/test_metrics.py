@@ -1,0 +1,323 @@
+"""Fréchet distance, precision and recall, memorisation: closed forms, other libraries, and laws."""
+
+import re
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu
+from strategies import cloud, rotations, seeds
+from threadpoolctl import threadpool_limits
+from tolerances import ROUNDING
+
+from nsgf.metrics import frechet_distance, memorisation, precision_recall
+
+ALGEBRA = ROUNDING["float64"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep BLAS and OpenMP to one thread: at these sizes more of them only wait for each other."""
+    import sklearn.neighbors  # noqa: F401  its OpenMP must be loaded to be limited
+
+    with threadpool_limits(1):
+        yield
+
+
+def size(*clouds):
+    """Return the squared magnitudes that a Fréchet distance adds and subtracts."""
+    return sum(float(np.mean(np.sum(x**2, axis=1))) for x in clouds)
+
+
+def exactly(mean, root, n, rng):
+    """Return n rows whose sample mean and unbiased covariance are `mean` and root rootᵀ, to rounding."""
+    d = len(mean)
+    columns = np.linalg.qr(np.column_stack([np.ones(n), rng.normal(size=(n, d))]))[0][:, 1:]  # orthogonal to the ones
+    return mean + np.sqrt(n - 1) * columns @ root.T
+
+
+@st.composite
+def feature_pairs(draw, min_rows=2):
+    """Draw two clouds of one space: fewer rows than features in some, one feature in others."""
+    rng, rows, d = np.random.default_rng(draw(seeds)), st.integers(min_rows, 12), draw(st.integers(1, 8))
+    return cloud(rng, draw(rows), d), cloud(rng, draw(rows), d)
+
+
+@st.composite
+def lattice_pairs(draw):
+    """Draw two clouds of integers, with repeated rows and rows that just touch a ball; and k."""
+    rng, k = np.random.default_rng(draw(seeds)), draw(st.integers(1, 4))
+    rows, d = st.integers(k + 1, 15), draw(st.sampled_from([1, 2, 20]))  # a tree to 15 features, products beyond
+    offset = draw(st.sampled_from([0, 2**30]))  # whose square has no room for units
+    return *(offset + rng.integers(0, 4, size=(draw(rows), d)) for _ in range(2)), k
+
+
+# Fréchet distance
+
+
+@given(seeds, st.integers(1, 6), st.integers(7, 20), st.integers(7, 20))
+def test_frechet_is_the_closed_form_where_covariances_commute(seed, d, n, m):
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    s, t, c = rng.uniform(0.1, 2.0, d), rng.uniform(0.1, 2.0, d), rng.normal(size=d)
+    a, b = exactly(np.zeros(d), axes * s, n, rng), exactly(c, axes * t, m, rng)
+    assert frechet_distance(a, b) == pytest.approx(c @ c + np.sum((s - t) ** 2), abs=ALGEBRA * size(a, b))
+
+
+def test_frechet_is_the_closed_form_where_covariances_are_ill_conditioned():
+    rng, d = np.random.default_rng(0), 8
+    axes = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    s, t = np.logspace(0, -8, d), np.logspace(-8, 0, d)
+    a, b = exactly(np.zeros(d), axes * s, 30, rng), exactly(np.zeros(d), axes * t, 40, rng)
+    assert frechet_distance(a, b) == pytest.approx(np.sum((s - t) ** 2), rel=ALGEBRA)
+
+
+def test_frechet_tells_close_samples_apart():
+    rng, d = np.random.default_rng(0), 5
+    s = rng.uniform(0.5, 1.0, d)
+    a, b = (exactly(np.zeros(d), np.diag(scale), 30, rng) for scale in (s, s + 1e-9))
+    assert frechet_distance(a, b) == pytest.approx(d * 1e-18, rel=1e-4)
+
+
+def test_frechet_agrees_with_scipys_matrix_root():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(50, 5)) + 0.5
+    A, B, c = np.cov(a.T), np.cov(b.T), a.mean(axis=0) - b.mean(axis=0)
+    expected = c @ c + np.trace(A + B - 2 * np.real(sqrtm(A @ B)))
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)  # the root's own rounding
+
+
+def test_frechet_is_the_squared_wasserstein_distance_of_gaussians():
+    gaussian = pytest.importorskip("ot.gaussian")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)), rng.normal(size=(50, 4)) + 0.5
+    W = gaussian.bures_wasserstein_distance(a.mean(axis=0), b.mean(axis=0), np.cov(a.T), np.cov(b.T))
+    assert frechet_distance(a, b) == pytest.approx(float(W) ** 2, rel=1e-10)
+
+
+def test_frechet_of_one_feature_compares_means_and_deviations():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(10, 1)), 3.0 * rng.normal(size=(20, 1)) + 1.0
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=ALGEBRA)
+
+
+def test_frechet_of_fewer_rows_than_features_sees_only_their_span():
+    rng = np.random.default_rng(0)
+    a, b = (np.pad(rng.normal(size=(n, 3)), ((0, 0), (0, 47))) for n in (5, 9))  # rank 3, in 50 features
+    turn = np.linalg.qr(rng.normal(size=(50, 50)))[0]
+    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(frechet_distance(a[:, :3], b[:, :3]), rel=ALGEBRA)
+    apart = np.roll(b, 3, axis=1)  # orthogonal supports: the cross term vanishes
+    c, traces = a.mean(axis=0) - apart.mean(axis=0), a.var(axis=0, ddof=1).sum() + apart.var(axis=0, ddof=1).sum()
+    assert frechet_distance(a, apart) == pytest.approx(c @ c + traces, rel=ALGEBRA)
+
+
+@given(feature_pairs(), seeds)
+def test_frechet_is_zero_on_itself_in_any_order_and_symmetric(pair, seed):
+    a, b = pair
+    F = frechet_distance(a, b)
+    assert F >= 0
+    assert frechet_distance(b, a) == pytest.approx(F, abs=ALGEBRA * size(a, b))
+    shuffled = np.random.default_rng(seed).permutation(a)
+    assert frechet_distance(a, shuffled) == pytest.approx(0.0, abs=ALGEBRA**2 * size(a))
+
+
+@given(feature_pairs(), seeds)
+def test_frechet_of_a_translation_is_its_squared_length(pair, seed):
+    a, _ = pair
+    c = 10 * np.random.default_rng(seed).normal(size=a.shape[1])
+    assert frechet_distance(a, a + c) == pytest.approx(c @ c, rel=ALGEBRA, abs=ALGEBRA)
+
+
+@given(feature_pairs(), st.floats(1e-3, 1e3), st.data())
+def test_frechet_is_invariant_to_rotation_and_scales_with_the_square(pair, scale, data):
+    a, b = pair
+    turn, F = data.draw(rotations(a.shape[1])), frechet_distance(a, b)
+    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(F, abs=ALGEBRA * size(a, b))
+    assert frechet_distance(scale * a, scale * b) == pytest.approx(scale**2 * F, abs=ALGEBRA * scale**2 * size(a, b))
+
+
+# Precision and recall
+
+
+def brute_force(x, y, k):
+    """Return the fraction of rows of x in the balls of y, one ball at a time."""
+    inside = np.zeros(len(x), dtype=bool)
+    for i, centre in enumerate(y):
+        radius = np.sort(np.sum((np.delete(y, i, axis=0) - centre) ** 2, axis=1))[k - 1]
+        inside |= np.sum((x - centre) ** 2, axis=1) <= radius
+    return inside.mean()
+
+
+@given(lattice_pairs())
+def test_precision_and_recall_agree_with_brute_force_where_rows_touch_and_repeat(case):
+    real, made, k = case
+    assert precision_recall(real, made, k) == (brute_force(made, real, k), brute_force(real, made, k))
+
+
+@pytest.mark.parametrize("d", [2, 30])
+def test_precision_and_recall_agree_with_cdist(d):
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(300, d)), 0.8 * rng.normal(size=(250, d)) + 0.3
+    r, s = (np.partition(cdist(z, z), 3, axis=1)[:, 3] for z in (real, made))
+    D = cdist(real, made)
+    expected = (r[:, None] >= D).any(axis=0).mean(), (s >= D).any(axis=1).mean()
+    assert precision_recall(real, made) == expected
+    assert all(0 < value < 1 for value in expected)
+
+
+@given(lattice_pairs())
+def test_a_sample_covers_itself(case):
+    real, _, k = case
+    assert precision_recall(real, real[::-1], k) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("d", [2, 30, 500])
+def test_a_sample_of_repeated_rows_covers_itself_though_its_balls_have_no_radius(d):
+    repeated = np.repeat(np.random.default_rng(0).normal(size=(20, d)), 4, axis=0)
+    assert precision_recall(repeated, repeated[::-1]) == (1.0, 1.0)
+    assert precision_recall(repeated, repeated + 1e-5) == (0.0, 0.0)
+
+
+@given(feature_pairs(min_rows=4), st.floats(1e-6, 1e6), st.data())
+def test_precision_and_recall_ignore_rigid_motions_and_units_and_swap_with_the_samples(pair, scale, data):
+    real, made = pair
+    result, turn = precision_recall(real, made), data.draw(rotations(real.shape[1]))
+    assert precision_recall(scale * real @ turn + 7 * scale, scale * made @ turn + 7 * scale) == result
+    assert precision_recall(made, real) == result[::-1]
+
+
+def test_far_clouds_share_nothing():
+    rng = np.random.default_rng(0)
+    assert precision_recall(rng.normal(size=(50, 3)), rng.normal(size=(60, 3)) + 100) == (0.0, 0.0)
+
+
+def test_a_dropped_mode_lowers_recall_alone():
+    rng = np.random.default_rng(0)
+    modes = np.repeat([[-20.0, 0.0], [20.0, 0.0]], 500, axis=0)
+    real, one, both = modes + rng.normal(size=(1000, 2)), rng.normal(size=(500, 2)) + 20 * np.eye(1, 2), modes
+    dropped, kept = precision_recall(real, one), precision_recall(real, both + rng.normal(size=(1000, 2)))
+    assert dropped.precision > 0.95
+    assert dropped.recall == pytest.approx(0.5, abs=0.03)
+    assert min(kept) > 0.95
+
+
+def test_outliers_do_not_blur_the_other_balls():
+    real = np.array([*range(20), 1e9, 1e9])[:, None]  # the balls of 0 to 19 cover [-1, 20], those of the outliers 1e9
+    made = np.array([-1.0, 0.5, 19.5, -1.0 - 1e-5, 20.0 + 1e-5, 1e9 - 1e4])[:, None]
+    assert precision_recall(real, made, k=1).precision == 0.5
+
+
+def test_precision_and_recall_do_not_hold_all_distances():
+    rng, n = np.random.default_rng(0), 5000
+    real, made = rng.normal(size=(2, n, 2))
+    tracemalloc.start()
+    try:
+        precision_recall(real, made)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.6 * 8 * n * n
+
+
+# Memorisation
+
+
+@pytest.mark.parametrize("d", [2, 30])
+def test_copies_are_copied_and_nearer(d):
+    rng = np.random.default_rng(0)
+    seen, unseen = rng.normal(size=(2, 400, d)) + 1e4
+    assert memorisation(rng.permutation(seen), seen, unseen) == (1.0, 1.0)
+    blurred = memorisation(seen + 1e-6 * rng.normal(size=seen.shape), seen, unseen)
+    assert min(blurred) > 0.99
+
+
+def test_half_copies_are_seen_as_half():
+    rng = np.random.default_rng(0)
+    seen, unseen, fresh = rng.normal(size=(3, 1000, 5))
+    result = memorisation(np.vstack([seen[:500], fresh[:500]]), seen, unseen)
+    assert result.copied == pytest.approx(0.5 + 0.5 * 0.01, abs=4 * np.sqrt(0.01 * 2e-3))
+    assert result.nearer == pytest.approx(0.75, abs=4 * np.sqrt(1 / (12 * 500)))
+
+
+@pytest.mark.parametrize(("n", "m"), [(20, 99), (200, 250), (50, 9)])
+def test_an_honest_model_stands_at_the_floor(n, m):
+    rng, repeats = np.random.default_rng(0), 200
+    results = np.array([memorisation(*(rng.normal(size=(k, 2)) for k in (n, 100, m))) for _ in range(repeats)])
+    floor = np.array([max(0.01, 1 / (m + 1)), 0.5])
+    error = np.sqrt(np.array([floor[0] * (1 / n + 1 / m), (n + m + 1) / (12 * n * m)]) / repeats)
+    np.testing.assert_array_less(np.abs(results.mean(axis=0) - floor), 4 * error)
+    np.testing.assert_allclose(results.std(axis=0), error * np.sqrt(repeats), rtol=0.4)
+
+
+def test_strays_are_neither_copied_nor_nearer():
+    rng = np.random.default_rng(0)
+    seen, unseen, made = rng.normal(size=(3, 200, 3))
+    assert memorisation(made + 100, seen, unseen) == (0.0, 0.0)
+
+
+@given(lattice_pairs(), seeds)
+def test_memorisation_agrees_with_scipys_mann_whitney_where_distances_tie(case, seed):
+    seen, made, _ = case
+    unseen = seen[:1] + np.random.default_rng(seed).integers(-1, 2, size=(20, seen.shape[1]))
+    d_made, d_unseen = cdist(made, seen).min(axis=1), cdist(unseen, seen).min(axis=1)
+    U = mannwhitneyu(d_unseen, d_made, method="asymptotic").statistic if np.ptp([*d_made, *d_unseen]) else None
+    result = memorisation(made, seen, unseen)
+    assert result.nearer == pytest.approx(0.5 if U is None else U / (len(made) * len(unseen)))
+    assert result.copied == np.mean(d_made < d_unseen.min())
+
+
+def test_data_that_repeat_hide_copies_from_the_fraction_alone():
+    seen = np.arange(10.0)[:, None]
+    assert memorisation(seen, seen, seen) == (0.0, 0.5)
+
+
+# The border
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tensors_and_lists_are_welcome(dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, y, z = rng.normal(size=(3, 20, 4)).astype(dtype)
+    for metric, clouds in ((frechet_distance, (x, y)), (precision_recall, (x, y)), (memorisation, (x, y, z))):
+        result = metric(*clouds)
+        assert metric(*(torch.tensor(cloud, requires_grad=True) for cloud in clouds)) == result
+        assert metric(*(cloud.astype("float64").tolist() for cloud in clouds)) == result  # float64 inside
+        assert all(type(value) is float for value in np.atleast_1d(np.array(result, dtype=object)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: frechet_distance(x[:1], x), "features_a has 1 row; a covariance needs at least 2."),
+        (lambda x: frechet_distance(x, x[:1]), "features_b has 1 row; a covariance needs at least 2."),
+        (lambda x: frechet_distance(x, x[:, :1]), "features_a has 2 features but features_b has 1"),
+        (
+            lambda x: precision_recall(x[:3], x),
+            "k=3 neighbours need 4 rows, but real has 3. Give more",
+        ),
+        (lambda x: precision_recall(x, x[:5], k=5), "k=5 neighbours need 6 rows, but made has 5."),
+        (lambda x: precision_recall(x, x, k=0), "k=0 neighbours make no ball; choose k of at least 1."),
+        (lambda x: precision_recall(x, x[:, :1]), "real has 2 features but made has 1"),
+        (lambda x: memorisation(x[:, :1], x, x), "made has 1 features but seen has 2"),
+        (lambda x: memorisation(x, x, x[:, :1]), "unseen has 1 features but seen has 2"),
+        (lambda x: memorisation(x[:0], x, x), "made is empty"),
+        (lambda x: memorisation(x, x, x * np.nan), "unseen contains NaN"),
+    ],
+)
+def test_errors_name_the_argument_its_value_and_the_way_out(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(np.arange(20.0).reshape(10, 2))
+
+
+def test_importing_the_metrics_imports_no_heavy_library():
+    heavy = "{'sklearn', 'scipy', 'torch', 'ot', 'cupy'}"
+    code = f"import sys, nsgf.metrics; sys.exit(' '.join({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
