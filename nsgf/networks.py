@@ -1,11 +1,13 @@
-"""Velocity networks: torch modules called as ``net(x, t, c=None)`` with x (n, d) and t (n,)."""
+"""Networks: torch modules called as ``net(x, t, c=None)`` for a velocity and ``net(x)`` for a time; t is (n,)."""
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "TimeEmbedding"]
+__all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet"]
 
 
 class TimeEmbedding(nn.Module):
@@ -44,12 +46,320 @@ class MLP(nn.Module):
     def __init__(self, n_features: int, width: int = 256, depth: int = 3) -> None:
         super().__init__()
         self.time = TimeEmbedding()
-        widths = [n_features + 2 * len(self.time.frequencies)] + depth * [width]
-        layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(n_in, n_out), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, n_features))
+        self.layers = _dense([n_features + 2 * len(self.time.frequencies), *depth * [width], n_features])
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Return the velocity (n, d) at x (n, d) and t (n,); `c` is reserved for conditions."""
         return self.layers(torch.cat([x, self.time(t)], dim=1))
+
+
+class OnImages(nn.Module):
+    """A network of images as one of rows: (n, d) → (n, *sample_shape) → (n, d).
+
+    Examples
+    --------
+    >>> net = OnImages(UNet((1, 8, 8)), (1, 8, 8))
+    >>> net(torch.zeros(5, 64), torch.zeros(5)).shape
+    torch.Size([5, 64])
+    """
+
+    def __init__(self, net: nn.Module, sample_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.sample_shape = net, tuple(sample_shape)
+
+    def forward(self, x: Tensor, t: Tensor, *c: Tensor) -> Tensor:
+        """Return the velocity (n, d) at x (n, d) and t (n,)."""
+        return self.net(x.reshape(len(x), *self.sample_shape), t, *c).reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """The U-shaped network of Dhariwal and Nichol for the velocity of images.
+
+    At each level, from the finest to the coarsest and back: residual blocks into which the time enters as the scale
+    and the shift after a group norm, self-attention at the levels in `attention`, and a skip connection for every
+    block on the way down. A new network is zero everywhere: each residual branch starts as zero, and so does the last
+    convolution.
+
+    Parameters
+    ----------
+    sample_shape : (int, int) or (int, int, int)
+        Height and width of an image of one channel, or channels, height and width; in pixels, and of any parity.
+    width : int
+        Channels of the finest level.
+    multipliers : sequence of int
+        Channels of each level, as multiples of `width`; a level has half the height and width of the one before.
+    n_blocks : int
+        Residual blocks of a level on the way down; there is one more on the way up.
+    attention : sequence of int
+        Levels with self-attention, 0 being the finest; the middle of the network always has it.
+    n_heads : int
+        Heads of the attention.
+    dropout : float
+        Probability of dropping a value in a residual block.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together.
+
+    Notes
+    -----
+    See [1]_. Unlike there, a group norm has at most 8 groups, not 32; a strided convolution halves the image; and the
+    way up repeats pixels to the size of the skip, which leaves it to the next residual block to smooth them.
+
+    References
+    ----------
+    .. [1] P. Dhariwal, A. Nichol. Diffusion models beat GANs on image synthesis. NeurIPS 2021. arXiv:2105.05233.
+
+    Examples
+    --------
+    >>> UNet((1, 28, 28))(torch.zeros(5, 784), torch.zeros(5)).shape
+    torch.Size([5, 784])
+    """
+
+    def __init__(
+        self,
+        sample_shape: Sequence[int],
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2, 2),
+        n_blocks: int = 1,
+        attention: Sequence[int] = (2,),
+        n_heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _image_shape(sample_shape)
+        _check_levels(self.image_shape, multipliers, n_blocks, attention)
+        levels = [(width * m, n_heads if level in attention else 0) for level, m in enumerate(multipliers)]
+        n_fine, n_coarse = levels[0][0], levels[-1][0]
+        _check_heads([n for n, heads in levels if heads] + [n_coarse], n_heads)
+        block = functools.partial(_Block, n_time=4 * width, dropout=dropout)
+        embedding = TimeEmbedding()
+        self.time = nn.Sequential(embedding, _dense([2 * len(embedding.frequencies), 4 * width, 4 * width]))
+        self.first = _conv(self.image_shape[0], width)
+        self.down, n_skips = _way_down(block, levels, width, n_blocks)
+        self.middle = nn.ModuleList([block(n_coarse, n_coarse, n_heads), block(n_coarse, n_coarse, 0)])
+        self.up = _way_up(block, levels, n_skips, n_blocks)
+        self.last = nn.Sequential(_norm(n_fine), nn.SiLU(), _zero(_conv(n_fine, self.image_shape[0])))
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return the velocity at x, rows (n, d) or images (n, c, h, w), and t (n,); `c` is reserved for conditions."""
+        e = self.time(t)  # (n, 4 width)
+        skips = [self.first(x.reshape(len(x), *self.image_shape))]
+        for block in self.down:
+            skips.append(block(skips[-1], e))
+        h = skips[-1]
+        for block in self.middle:
+            h = block(h, e)
+        for block in self.up:
+            skip = skips.pop()
+            h = block(torch.cat([_resize(h, skip), skip], dim=1), e)
+        return self.last(h).reshape(x.shape)
+
+
+class TimePredictor(nn.Module):
+    """The phase-transition predictor of NSGF++: where between source (0) and target (1) a sample lies.
+
+    Rows go through 3 hidden layers; images through strided convolutions whose values are averaged over the pixels, so
+    that the level of noise is kept and the place of what is drawn is not. The output is not held to [0, 1], because a
+    sigmoid that saturates at first learns nothing more: clip it.
+
+    Parameters
+    ----------
+    sample_shape : (int,), (int, int) or (int, int, int)
+        Features of a row; height and width of an image of one channel; or channels, height and width.
+    width : int
+        Units of a hidden layer, or channels of the last convolution; a multiple of 8 for images.
+
+    Raises
+    ------
+    ValueError
+        If `sample_shape` is neither a row's nor an image's, or if `width` is not a multiple of 8 for images.
+
+    Examples
+    --------
+    >>> TimePredictor((1, 28, 28))(torch.zeros(5, 784)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, sample_shape: Sequence[int], width: int = 256) -> None:
+        super().__init__()
+        if len(sample_shape) == 1:
+            self.input_shape: tuple[int, ...] = tuple(sample_shape)
+            self.layers = _dense([*sample_shape, width, width, width, 1])
+        else:
+            self.input_shape = _image_shape(sample_shape)
+            _check_encoder(width)
+            self.layers = _encoder([self.input_shape[0], width // 8, width // 4, width // 2, width])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the times (n,) of x, rows (n, d) or images (n, c, h, w)."""
+        return self.layers(x.reshape(len(x), *self.input_shape)).squeeze(1)
+
+
+class _Block(nn.Module):
+    """A residual block, then self-attention where there are heads."""
+
+    def __init__(self, n_in: int, n_out: int, n_heads: int, n_time: int, dropout: float) -> None:
+        super().__init__()
+        self.residual = _Residual(n_in, n_out, n_time, dropout)
+        self.attention = _Attention(n_out, n_heads) if n_heads else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return (n, n_out, h, w) for x (n, n_in, h, w) and the embedded times e (n, n_time)."""
+        return self.attention(self.residual(x, e))
+
+
+class _Residual(nn.Module):
+    """x + f(x, t), where t scales and shifts what a group norm returns."""
+
+    def __init__(self, n_in: int, n_out: int, n_time: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Sequential(_norm(n_in), nn.SiLU(), _conv(n_in, n_out), _norm(n_out))
+        self.time = nn.Sequential(nn.SiLU(), nn.Linear(n_time, 2 * n_out))
+        self.last = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), _zero(_conv(n_out, n_out)))
+        self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return (n, n_out, h, w) for x (n, n_in, h, w) and the embedded times e (n, n_time)."""
+        scale, shift = self.time(e)[:, :, None, None].chunk(2, dim=1)  # (n, n_out, 1, 1)
+        return self.skip(x) + self.last((1 + scale) * self.first(x) + shift)
+
+
+class _Attention(nn.Module):
+    """x + attention(x): each pixel looks at every other."""
+
+    def __init__(self, n_channels: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = _norm(n_channels)
+        self.project = nn.Linear(n_channels, 3 * n_channels)
+        self.last = _zero(nn.Linear(n_channels, n_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, c, h, w) for x (n, c, h, w)."""
+        tokens = self.norm(x).flatten(2).mT  # (n, h w, c)
+        q, k, v = self.project(tokens).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (n, heads, h w, -1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (n, h w, c)
+        return x + self.last(mixed).mT.reshape(x.shape)
+
+
+class _Halve(nn.Module):
+    """Half the height and width, rounded up."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.conv = _conv(n_channels, n_channels, stride=2)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return (n, c, ⌈h / 2⌉, ⌈w / 2⌉) for x (n, c, h, w); the time plays no part."""
+        return self.conv(x)
+
+
+def _way_down(
+    block: Callable[..., nn.Module], levels: Sequence[tuple[int, int]], width: int, n_blocks: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """Return the blocks from the finest level to the coarsest, and the channels of the skips."""
+    blocks, n_skips = nn.ModuleList(), [width]
+    for level, (n_out, n_heads) in enumerate(levels):
+        if level > 0:
+            blocks.append(_Halve(n_skips[-1]))
+            n_skips.append(n_skips[-1])
+        for _ in range(n_blocks):
+            blocks.append(block(n_skips[-1], n_out, n_heads))
+            n_skips.append(n_out)
+    return blocks, n_skips
+
+
+def _way_up(
+    block: Callable[..., nn.Module], levels: Sequence[tuple[int, int]], n_skips: Sequence[int], n_blocks: int
+) -> nn.ModuleList:
+    """Return the blocks from the coarsest level to the finest, each of which takes a skip."""
+    n_outs = [level for level in reversed(levels) for _ in range(n_blocks + 1)]
+    n_ins = [levels[-1][0]] + [n for n, _ in n_outs[:-1]]
+    return nn.ModuleList(
+        block(n_in + n_skip, n_out, n_heads)
+        for n_in, n_skip, (n_out, n_heads) in zip(n_ins, reversed(n_skips), n_outs, strict=True)
+    )
+
+
+def _dense(widths: Sequence[int]) -> nn.Sequential:
+    """Return linear layers from each width to the next, with SiLU between them."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _encoder(widths: Sequence[int]) -> nn.Sequential:
+    """Return strided convolutions from each width to the next, a mean over the pixels, and a linear layer to 1."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [_conv(n_in, n_out, stride=2), _norm(n_out), nn.SiLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1))
+
+
+def _conv(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, 3, stride, padding=1)
+
+
+def _norm(n_channels: int) -> nn.GroupNorm:
+    # At least 4 channels a group: one alone would lose its mean over the pixels, the brightness, and at 1 pixel all.
+    return nn.GroupNorm(max(1, math.gcd(32, n_channels) // 4), n_channels)
+
+
+def _zero(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """Return the layer, its parameters set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    """Repeat pixels to the height and width of `like`; a pixel of 2k stays over pixel k, as strides left it."""
+    return x if x.shape[2:] == like.shape[2:] else nn.functional.interpolate(x, like.shape[2:])
+
+
+def _image_shape(sample_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return (channels, height, width)."""
+    if len(sample_shape) not in (2, 3) or min(sample_shape) < 1:
+        raise ValueError(
+            f"sample_shape={tuple(sample_shape)} is no image's: give (height, width) or (channels, height, width). "
+            "Rows that are no images need another network: UNet -> MLP, and TimePredictor((n_features,))."
+        )
+    n_channels, height, width = (1, *sample_shape)[-3:]
+    return n_channels, height, width
+
+
+def _check_levels(
+    image_shape: tuple[int, int, int], multipliers: Sequence[int], n_blocks: int, attention: Sequence[int]
+) -> None:
+    n_levels = len(multipliers)
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers={multipliers!r} must be one positive integer a level, such as (1, 2, 2).")
+    if n_blocks < 1:
+        raise ValueError(f"n_blocks={n_blocks!r} must be at least 1.")
+    if not set(attention) <= set(range(n_levels)):
+        raise ValueError(
+            f"attention={attention!r} names a level that {multipliers=} do not have; "
+            f"choose from 0 (finest) to {n_levels - 1}, or () for the middle only."
+        )
+    if min(image_shape[1:]) < 2 ** (n_levels - 1):
+        raise ValueError(
+            f"sample_shape={image_shape} is smaller than {2 ** (n_levels - 1)} pixels, too small for the "
+            f"{n_levels} levels of {multipliers=}; give fewer multipliers."
+        )
+
+
+def _check_heads(n_channels: Sequence[int], n_heads: int) -> None:
+    for n in n_channels:
+        if n_heads < 1 or n % n_heads:
+            raise ValueError(
+                f"n_heads={n_heads!r} does not divide the {n} channels (width * multiplier) of a level with attention; "
+                "choose a width that is a multiple of n_heads, or another n_heads."
+            )
+
+
+def _check_encoder(width: int) -> None:
+    if width < 8 or width % 8:
+        raise ValueError(f"width={width!r} must be a positive multiple of 8 for images, such as 256.")

@@ -1,0 +1,233 @@
+"""The networks: shapes, symmetries, what a new network is, and that each can learn."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nsgf.networks import MLP, TimePredictor, UNet, _Attention, _resize
+
+SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
+ALGEBRA = {"rtol": 1e-12, "atol": 1e-12}  # float64
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def awake(net):
+    """Return `net` in float64, without the zeros that silence a new network."""
+    for parameter in net.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.2)
+    return net.double()
+
+
+def small(sample_shape=(1, 7, 7), **options):
+    return UNet(sample_shape, **{"width": 8, "n_heads": 2} | options)
+
+
+def images(net, n=4):
+    return torch.randn(n, *net.image_shape, dtype=torch.float64), torch.rand(n, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sample_shape", SHAPES)
+def test_rows_and_images_have_the_same_velocity_in_their_own_shape(sample_shape):
+    net = awake(small(sample_shape))
+    x, t = images(net)
+    torch.testing.assert_close(net(x.flatten(1), t), net(x, t).flatten(1), rtol=0, atol=0)
+    assert net(x, t).shape == x.shape
+
+
+def test_an_image_of_one_channel_may_do_without_its_channel():
+    net = awake(small((1, 6, 5)))
+    same = awake(small((6, 5)))
+    same.load_state_dict(net.state_dict())
+    x, t = images(net)
+    torch.testing.assert_close(same(x[:, 0], t), net(x, t)[:, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sample_shape", [*SHAPES, (28, 28)])
+def test_a_new_network_is_zero(sample_shape):
+    net = small(sample_shape).double()
+    assert not net(*images(net, 2)).any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"multipliers": (1,), "attention": ()},
+        {"multipliers": (2, 1, 3), "attention": [0, 1, 2]},
+        {"n_blocks": 2, "width": 6, "n_heads": 1},
+        {"sample_shape": (1, 1), "multipliers": (2,), "attention": ()},
+    ],
+)
+def test_every_parameter_is_reached_by_the_gradient(options):
+    net = awake(small(**options))
+    net(*images(net)).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_samples_of_a_batch_do_not_see_each_other():
+    net = awake(small())
+    x, t = images(net)
+    alone = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(net(x, t), alone, **ALGEBRA)
+    assert net(x[:0], t[:0]).shape == (0, *net.image_shape)
+
+
+def test_the_velocity_depends_on_each_pixel_and_on_the_time():
+    net = awake(small())
+    x, t = (z.requires_grad_() for z in images(net, 1))
+    by_x, by_t = torch.autograd.grad(net(x, t)[0, 0, 3, 3], [x, t])
+    assert by_x.all()
+    assert by_t.all()
+
+
+def test_attention_does_not_know_the_place_of_a_pixel():
+    attention = awake(_Attention(8, n_heads=2))
+    x, order = torch.randn(3, 8, 4, 5, dtype=torch.float64), torch.randperm(20)
+
+    def shuffle(z):
+        return z.flatten(2)[..., order].unflatten(2, z.shape[2:])
+
+    torch.testing.assert_close(attention(shuffle(x)), shuffle(attention(x)), **ALGEBRA)
+
+
+def test_one_head_of_attention_is_the_softmax_of_inner_products():
+    attention = awake(_Attention(8, n_heads=1))
+    x = torch.randn(3, 8, 4, 5, dtype=torch.float64)
+    q, k, v = attention.project(attention.norm(x).flatten(2).transpose(1, 2)).split(8, dim=2)
+    weights = torch.einsum("nic,njc->nij", q, k).div(8**0.5).softmax(dim=2)
+    expected = x.flatten(2) + attention.last(weights @ v).transpose(1, 2)
+    torch.testing.assert_close(attention(x).flatten(2), expected, **ALGEBRA)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (7, 5), (1, 2), (1, 1)])
+def test_resizing_leaves_each_pixel_where_the_strides_took_it_from(shape):
+    x = torch.randn(2, 3, *shape)
+    half = x[..., ::2, ::2]
+    torch.testing.assert_close(_resize(half, x)[..., ::2, ::2], half, rtol=0, atol=0)
+    assert _resize(half, x).shape == x.shape
+
+
+def test_the_layout_in_memory_changes_nothing():
+    net = awake(small((3, 8, 8)))
+    x, t = images(net)
+    last = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(x, t), net(x, t), **ALGEBRA)
+
+
+def test_bfloat16_is_close_to_float32():
+    net = awake(small((3, 8, 8))).float()
+    x, t = (z.float() for z in images(net))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        v = net(x, t).float()
+    v.square().mean().backward()
+    assert (v - net(x, t)).norm() < 0.05 * v.norm()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_dropout_ends_with_the_training():
+    net = awake(small(dropout=0.5))
+    x, t = images(net)
+    assert not torch.equal(net(x, t), net(x, t))
+    net.eval()
+    assert torch.equal(net(x, t), net(x, t))
+
+
+def fit(net, loss, n_iter, learning_rate=3e-3):
+    """Take steps of Adam; return the first loss and the mean of the last five."""
+    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    losses = []
+    for _ in range(n_iter):
+        optimiser.zero_grad()
+        value = loss(net)
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    return losses[0], sum(losses[-5:]) / 5
+
+
+def test_a_velocity_that_turns_with_time_is_learnt():
+    def loss(net):
+        x, t = torch.randn(32, 1, 6, 6), torch.rand(32)
+        return nn.functional.mse_loss(net(x, t), (1 - 2 * t)[:, None, None, None] * x)
+
+    first, last = fit(small((6, 6), width=16, multipliers=(1, 1), attention=()), loss, 40)
+    assert last < 0.5 * first
+
+
+def between(t, *shape):
+    """Return samples on the way from noise (t = 0) to one grey image a sample (t = 1)."""
+    t = t.reshape(-1, *len(shape) * [1])
+    return (1 - t) * torch.randn(len(t), *shape) + t * torch.randn_like(t)
+
+
+def shrinking(t, *shape):
+    """Return noise of standard deviation 1 − t: only its magnitude tells the time."""
+    return (1 - t).reshape(-1, *len(shape) * [1]) * torch.randn(len(t), *shape)
+
+
+@pytest.mark.parametrize("law", [between, shrinking])
+@pytest.mark.parametrize("shape", [(20,), (1, 9, 8)])
+def test_a_level_of_noise_is_learnt(shape, law):
+    def loss(net):
+        t = torch.rand(128)
+        return nn.functional.mse_loss(net(law(t, *shape)), t)
+
+    _, last = fit(TimePredictor(shape, width=64), loss, 100)
+    assert last < 0.25 / 12  # a quarter of the variance of t
+
+
+@pytest.mark.parametrize("shape", [(3,), *SHAPES, (1, 1), (28, 28)])
+def test_a_time_is_predicted_for_every_row_or_image_alone(shape):
+    net = awake(TimePredictor(shape, width=16))
+    x = 10 * torch.randn(5, *shape, dtype=torch.float64)
+    t = net(x)
+    assert t.shape == (5,)
+    torch.testing.assert_close(net(x.flatten(1)), t, rtol=0, atol=0)
+    torch.testing.assert_close(net(x[:1]), t[:1], **ALGEBRA)
+
+
+@pytest.mark.parametrize("net", [MLP(48), small((3, 4, 4)), TimePredictor((3, 4, 4), width=8)])
+def test_the_weights_are_the_whole_state(net):
+    net, other = awake(net), awake(copy.deepcopy(net))
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    other.load_state_dict(net.state_dict())
+    arguments = [torch.randn(2, 48, dtype=torch.float64)] + [torch.rand(2).double()] * (type(net) is not TimePredictor)
+    assert torch.equal(other(*arguments), net(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_shape": (784,)}, r"sample_shape=\(784,\) .* give \(height, width\)"),
+        ({"sample_shape": (1, 1, 8, 8)}, r"sample_shape=\(1, 1, 8, 8\)"),
+        ({"sample_shape": (0, 8, 8)}, r"sample_shape=\(0, 8, 8\)"),
+        ({"sample_shape": (1, 8, 3)}, r"sample_shape=\(1, 8, 3\) .* fewer multipliers"),
+        ({"multipliers": ()}, r"multipliers=\(\)"),
+        ({"multipliers": (1, 0)}, r"multipliers=\(1, 0\)"),
+        ({"n_blocks": 0}, "n_blocks=0"),
+        ({"attention": (3,)}, r"attention=\(3,\) .* 0 \(finest\) to 2"),
+        ({"attention": (-1,)}, r"attention=\(-1,\)"),
+        ({"n_heads": 3}, "n_heads=3 .* 16 channels"),
+        ({"n_heads": 0}, "n_heads=0"),
+        ({"width": 6, "n_heads": 4, "attention": (0,)}, "n_heads=4 .* 6 channels"),
+    ],
+)
+def test_what_makes_no_unet_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_what_makes_no_predictor_is_refused():
+    with pytest.raises(ValueError, match=r"sample_shape=\(\)"):
+        TimePredictor(())
+    with pytest.raises(ValueError, match="width=20 .* multiple of 8"):
+        TimePredictor((8, 8), width=20)
