@@ -7,19 +7,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsgf import datasets, metrics, ode, plots
-    from nsgf.estimator import NSGF
+    from nsgf import datasets, metrics, networks, ode, plots
+    from nsgf.estimator import NSGF, NSGFPlusPlus
     from nsgf.flow import Trajectory, TrajectoryPool, sinkhorn_flow
     from nsgf.sinkhorn import Velocity, sinkhorn_divergence, sinkhorn_velocity
     from nsgf.solvers import POT, Potentials, Sinkhorn
+    from nsgf.training import Training
 
 __version__ = "0.1.0"
 
 _HOME = {
     "NSGF": "estimator",
+    "NSGFPlusPlus": "estimator",
     "POT": "solvers",
     "Potentials": "solvers",
     "Sinkhorn": "solvers",
+    "Training": "training",
     "Trajectory": "flow",
     "TrajectoryPool": "flow",
     "Velocity": "sinkhorn",
@@ -27,18 +30,21 @@ _HOME = {
     "sinkhorn_flow": "flow",
     "sinkhorn_velocity": "sinkhorn",
 }
-_MODULES = ("datasets", "metrics", "ode", "plots")
+_MODULES = ("datasets", "metrics", "networks", "ode", "plots")
 
 __all__ = [  # noqa: RUF022
     "NSGF",
+    "NSGFPlusPlus",
     "POT",
     "Potentials",
     "Sinkhorn",
+    "Training",
     "Trajectory",
     "TrajectoryPool",
     "Velocity",
     "datasets",
     "metrics",
+    "networks",
     "ode",
     "plots",
     "sinkhorn_divergence",

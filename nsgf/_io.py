@@ -19,7 +19,7 @@ def write(path: "str | os.PathLike[str]", arrays: dict[str, np.ndarray], meta: d
     from safetensors.numpy import save
 
     path = Path(path)
-    blob = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {FORMAT: json.dumps(meta)})
+    blob = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {FORMAT: json.dumps(meta)})
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

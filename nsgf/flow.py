@@ -6,7 +6,11 @@ r"""The particle flow of the Sinkhorn divergence, and the pool of its trajectori
 """
 
 import itertools
+import json
+import math
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +164,7 @@ def check_steps(n_steps: int, step_size: float) -> None:
 
 
 class TrajectoryPool:
-    """Rows (t, x, v) of many flows, in float32, drawn at random.
+    """Rows (t, x, v) of many flows, drawn at random: in memory as float32, or in a directory as float16.
 
     Parameters
     ----------
@@ -168,6 +172,23 @@ class TrajectoryPool:
         Largest number of rows.
     n_features : int
         Width d of the rows.
+    directory : path-like, optional
+        Where the rows are kept. One that holds a pool of this size is opened, with the rows that it has.
+    max_bytes : int, optional
+        Largest size.
+
+    Attributes
+    ----------
+    error, converged : float and bool
+        The certificate of all velocities, as far as :meth:`certify` was told.
+
+    Raises
+    ------
+    ValueError
+        Where the pool would be larger than `max_bytes`.
+    OSError
+        Where there is no room for it in the directory. All of it is reserved at once, so that a disk that others fill
+        does not end the training.
 
     Examples
     --------
@@ -177,33 +198,103 @@ class TrajectoryPool:
     (3, [(8,), (8, 2), (8, 2)])
     """
 
-    def __init__(self, capacity: int, n_features: int) -> None:
-        self._t = np.empty(capacity, dtype=np.float32)
-        self._x = np.empty((capacity, n_features), dtype=np.float32)
-        self._v = np.empty((capacity, n_features), dtype=np.float32)
-        self._filled = 0
+    def __init__(
+        self,
+        capacity: int,
+        n_features: int,
+        directory: "str | os.PathLike[str] | None" = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        self._directory = None if directory is None else Path(directory)
+        dtype = np.dtype(np.float32 if directory is None else np.float16)
+        shapes = {"t": (capacity,), "x": (capacity, n_features), "v": (capacity, n_features)}
+        size = capacity * (2 * n_features + 1) * dtype.itemsize
+        if max_bytes is not None and size > max_bytes:
+            raise ValueError(
+                f"the pool takes {size:,} bytes, {size // capacity} a row, more than pool_bytes={max_bytes:,}. "
+                f"Lower n_batches to {max_bytes / size:.2f} of its value, raise pool_bytes, or set a directory, where "
+                "a row takes half."
+            )
+        if self._directory is None:
+            self._rows = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        else:
+            self._rows = {name: _mapped(self._directory / f"{name}.npy", shape) for name, shape in shapes.items()}
+        self.error, self.converged, self._added = 0.0, True, 0
+        if (path := self._state) is not None and path.exists():
+            vars(self).update(json.loads(path.read_text()))
 
     def __len__(self) -> int:
-        return self._filled
+        return min(self._added, len(self._rows["t"]))
 
     def add(self, t: float, x: Array, v: Array) -> None:
         """Append the rows (t, x_i, v_i)."""
-        x, v = (to_numpy(z).reshape(-1, self._x.shape[1]) for z in (x, v))  # of a batch too
-        block = slice(self._filled, self._filled + len(x))
-        if block.stop > len(self._t):
-            raise ValueError(f"the pool holds {len(self._t)} rows and {len(self)} are taken; {len(x)} more do not fit.")
-        self._t[block], self._x[block], self._v[block] = t, x, v
-        self._filled = block.stop
+        if (room := len(self._rows["t"]) - len(self)) < x.size / self._rows["x"].shape[1]:
+            raise ValueError(
+                f"the pool holds {len(self._rows['t'])} rows and {len(self)} are taken; "
+                f"{x.size // self._rows['x'].shape[1]} more do not fit into {room}."
+            )
+        self.renew(t, x, v)
+
+    def renew(self, t: float, x: Array, v: Array) -> None:
+        """Append the rows (t, x_i, v_i), in the place of the oldest once the pool is full."""
+        x, v = (to_numpy(z).reshape(-1, self._rows["x"].shape[1]) for z in (x, v))  # of a batch too
+        block = np.arange(self._added, self._added + len(x)) % len(self._rows["t"])
+        for name, values in (("t", t), ("x", x), ("v", v)):
+            self._rows[name][block] = values
+        self.keep(self._added + len(x))
+
+    def certify(self, error: float, converged: bool) -> None:
+        """Take the certificate of velocities that were added into `error` and `converged`, those of all."""
+        self.error, self.converged = max(self.error, error), self.converged and converged
+
+    def keep(self, n: int) -> None:
+        """Count the first `n` rows that were added, and no others, as present."""
+        self._added = n
+        if (path := self._state) is not None:
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps({"_added": n, "error": self.error, "converged": self.converged}))
+            os.replace(new, path)
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d)."""
-        i = rng.integers(self._filled, size=size)
-        return self._t[i], self._x[i], self._v[i]
+        i = rng.integers(len(self), size=size)
+        t, x, v = (z[i].astype(np.float32, copy=False) for z in self._rows.values())
+        return t, x, v
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All rows: t (len,), x (len, d), v (len, d)."""
-        return self._t[: self._filled], self._x[: self._filled], self._v[: self._filled]
+        t, x, v = (z[: len(self)] for z in self._rows.values())
+        return t, x, v
+
+    @property
+    def _state(self) -> Path | None:
+        return None if self._directory is None else self._directory / "state.json"
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the float16 array of a file, which is made where there is none of this shape."""
+    if path.exists() and (rows := np.load(path, mmap_mode="r+", allow_pickle=False)).shape == shape:
+        return rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        size = file.tell() + 2 * math.prod(shape)
+        try:
+            _reserve(file, size)
+        except OSError as error:
+            os.unlink(path)
+            message = f"no room for {size:,} bytes of the pool. Free some space, or lower n_batches"
+            raise OSError(error.errno, message, str(path)) from error
+    return np.load(path, mmap_mode="r+", allow_pickle=False)
+
+
+def _reserve(file: Any, size: int) -> None:
+    """Give a file its size, and where the system can, its blocks."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]]) -> float:

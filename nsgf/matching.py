@@ -1,79 +1,206 @@
-r"""Velocity-field matching: the one training loop.
+r"""Matching: the one training loop.
 
 .. math::  \min_\theta \; \mathbb{E}\, |v_\theta(x, t) - v|^2
 
-over the batches that ``draw()`` returns (NSGF, eq. 16). A stored pool, a streamed pool and straight lines differ only
-in their ``draw``.
+over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16), those of straight lines (NSGF++, eq.
+18) and the times of points on them differ only in their ``draw``.
 """
 
+import errno
+import itertools
+import json
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
+from nsgf import _io
 from nsgf._arrays import to_torch
+from nsgf.training import Training
 
-__all__ = ["Draw", "evaluate", "train"]
+__all__ = ["Draw", "Matched", "evaluate", "relative_error", "train"]
 
-Draw = Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]  # () -> t (n,), x (n, d), v (n, d)
-_CHUNK = 16384  # rows that one forward pass takes at prediction: bounds memory
+Draw = Callable[[np.random.Generator], tuple[tuple[np.ndarray, ...], np.ndarray]]  # rng -> inputs of the net, target
+_CHUNK = 16384  # rows of 64 features that one forward pass takes at prediction: bounds memory
 
 
-def train(
-    net: nn.Module, draw: Draw, n_iter: int, learning_rate: float, ema_decay: float = 0.999, progress: Any = iter
-) -> tuple[nn.Module, np.ndarray]:
-    """Match `net` to the batches; return the moving average of its weights, and the losses.
+class Matched(NamedTuple):
+    """A trained network, with the story of its training.
 
-    Adam with a cosine decay of the learning rate to zero. Ctrl-C ends the training early, with a warning, and keeps
-    what has been learnt.
+    Attributes
+    ----------
+    net : torch module
+        The moving average of the weights, in evaluation mode.
+    loss : array of shape (n_iter,)
+        Mean squared error of every step, a row and feature.
+    validation : array of shape (k, 2)
+        Steps done, and the figure of the average then.
+    """
+
+    net: nn.Module
+    loss: np.ndarray
+    validation: np.ndarray
+
+
+def train(  # noqa: PLR0913  what is trained, on what, for how long, and three hooks
+    net: nn.Module,
+    draw: Draw,
+    rng: np.random.Generator,
+    n_iter: int,
+    learning_rate: float,
+    training: Training = Training(),  # noqa: B008  immutable
+    *,
+    checkpoint: Path | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
+    progress: Any = iter,
+) -> Matched:
+    """Match `net` to the batches.
+
+    Adam; the learning rate rises over the warm-up and decays to zero along a cosine. Ctrl-C ends the training early,
+    with a warning, and keeps what has been learnt.
 
     Parameters
     ----------
     net : torch module
-        Called as ``net(x, t)``; trained in place, on its own device.
+        Called on the inputs of a batch; trained in place, on its own device.
     draw : callable
-        Returns a batch: times (n,), positions (n, d), target velocities (n, d).
+        Returns a batch: the network's inputs, such as positions (n, d) and times (n,), and its target, such as
+        velocities (n, d).
+    rng : numpy Generator
+        What `draw` draws from; its state is kept in the checkpoints.
     n_iter : int
         Optimisation steps.
     learning_rate : float
-        Adam's first learning rate.
-    ema_decay : float
-        Decay of the moving average of the weights.
+        Adam's largest learning rate.
+    training : Training
+        The habits of the optimiser.
+    checkpoint : path, optional
+        A file to go on from where it exists, written every ``training.checkpoint_every`` steps.
+    validate : callable, optional
+        Gives the figure of a network, smaller is better.
     progress : callable
         Wraps the iterator of steps, as ``tqdm`` does.
 
-    Returns
-    -------
-    net : torch module
-        The averaged network, in evaluation mode.
-    losses : array of shape (n_iter,)
-        Mean squared error a row and feature at every step.
+    Raises
+    ------
+    OSError
+        Where a checkpoint cannot be written; the one before is left as it was.
     """
-    device = next(net.parameters()).device
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_iter)
-    average = swa_utils.AveragedModel(net, avg_fn=lambda mean, new, n: torch.lerp(mean, new, _ema_weight(n, ema_decay)))
-    losses: list[Tensor] = []
+    run = _Run(net, n_iter, learning_rate, training)
+    if checkpoint and checkpoint.exists():
+        run.restore(checkpoint, rng)
     try:
-        for _ in progress(range(n_iter)):
-            t, x, v = (to_torch(part, device) for part in draw())
-            loss = nn.functional.mse_loss(net(x, t), v)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            average.update_parameters(net)
-            losses.append(loss.detach())
+        for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
+            run.step(*draw(rng))
+            if validate and training.validate_every and run.n_done % training.validate_every == 0:
+                run.validation.append((run.n_done, validate(run.average.module.eval())))
+            if checkpoint and run.n_done % training.checkpoint_every == 0:
+                run.save(checkpoint, rng)
+            if run.has_stalled():
+                break
     except KeyboardInterrupt:
         warnings.warn(
-            f"Training stopped by Ctrl-C after {len(losses)} of {n_iter} steps; the field learnt so far is kept.",
+            f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps; the field learnt so far is kept.",
             stacklevel=2,
         )
-    return average.module.eval(), torch.stack(losses).cpu().numpy() if losses else np.empty(0, np.float32)
+    if checkpoint and run.n_done:
+        run.save(checkpoint, rng)
+    return run.result()
+
+
+class _Run:
+    """A training under way: all that a checkpoint holds."""
+
+    def __init__(self, net: nn.Module, n_iter: int, learning_rate: float, training: Training) -> None:
+        self.net, self.training = net, training
+        if training.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = next(net.parameters()).device
+        self.forward = torch.compile(net) if training.compile else net
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser,
+            lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
+        )
+        self.average = swa_utils.AveragedModel(
+            net, avg_fn=lambda mean, new, n: torch.lerp(mean, new, _ema_weight(n, training.ema_decay))
+        )
+        self.losses: list[Tensor] = []
+        self.validation: list[tuple[int, float]] = []
+
+    @property
+    def n_done(self) -> int:
+        return len(self.losses)
+
+    def step(self, inputs: tuple[np.ndarray, ...], target: np.ndarray) -> None:
+        """Take one step of the optimiser on a batch."""
+        *tensors, wanted = (to_torch(z, self.device) for z in (*inputs, target))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bf16):
+            got = self.forward(*tensors)
+        loss = nn.functional.mse_loss(got.float(), wanted)
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.training.clip < math.inf:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.training.clip)
+        self.optimiser.step()
+        self.schedule.step()
+        self.average.update_parameters(self.net)
+        self.losses.append(loss.detach())
+
+    def has_stalled(self) -> bool:
+        """Whether the last `patience` validations brought nothing better than an earlier one."""
+        figures, patience = [figure for _, figure in self.validation], self.training.patience
+        return 0 < patience < len(figures) and min(figures[-patience:]) >= min(figures[:-patience])
+
+    def result(self) -> Matched:
+        loss = torch.stack(self.losses).cpu().numpy() if self.losses else np.empty(0, np.float32)
+        return Matched(self.average.module.eval(), loss, np.array(self.validation, dtype=float).reshape(-1, 2))
+
+    def save(self, path: Path, rng: np.random.Generator) -> None:
+        """Write the checkpoint, all or nothing."""
+        _, loss, validation = self.result()
+        arrays = {"loss": loss, "validation": validation}
+        for part in ("net", "average"):
+            arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in state.items()}
+        meta = {
+            "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
+            "groups": self.optimiser.state_dict()["param_groups"],
+            "schedule": self.schedule.state_dict(),
+        }
+        try:
+            _io.write(path, arrays, meta)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
+            message = f"no room for the checkpoint of step {self.n_done}; the one before is intact. Free some space, "
+            raise OSError(error.errno, message + "then call fit again: it goes on from there", str(path)) from error
+
+    def restore(self, path: Path, rng: np.random.Generator) -> None:
+        """Go on from a checkpoint."""
+        arrays, meta = _io.read(path)
+        tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
+        for part in ("net", "average"):
+            getattr(self, part).load_state_dict(_below(part, tensors))
+        moments = _below("optimiser", tensors)
+        states = {int(i): _below(i, moments) for i in {k.partition(".")[0] for k in moments}}
+        self.optimiser.load_state_dict({"param_groups": meta["groups"], "state": states})
+        self.schedule.load_state_dict(meta["schedule"])
+        self.losses = list(tensors["loss"].to(self.device))
+        self.validation = [(int(k), float(figure)) for k, figure in arrays["validation"]]
+        rng.bit_generator.state = meta["rng"]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries whose names begin with `prefix` and a dot, without both."""
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
 def _ema_weight(n: Any, decay: float) -> float:
@@ -82,8 +209,8 @@ def _ema_weight(n: Any, decay: float) -> float:
 
 
 @torch.inference_mode()
-def evaluate(net: nn.Module, x: np.ndarray, t: "float | np.ndarray") -> np.ndarray:
-    """Return net(x, t), float32 of shape (n, d), for NumPy x (n, d) and one time or times (n,).
+def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndarray:
+    """Return net(x, t), or net(x), as float32, for NumPy x (n, d) and one time or times (n,).
 
     Examples
     --------
@@ -92,7 +219,27 @@ def evaluate(net: nn.Module, x: np.ndarray, t: "float | np.ndarray") -> np.ndarr
     (3, 2)
     """
     device = next(net.parameters()).device
-    x_in = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    t_in = torch.from_numpy(np.broadcast_to(np.float32(t), len(x)).copy())
-    chunks = zip(x_in.split(_CHUNK), t_in.split(_CHUNK), strict=True)
-    return torch.cat([net(x.to(device), t.to(device)).cpu() for x, t in chunks]).numpy()
+    columns = [np.broadcast_to(np.float32(s), len(x)).copy() for s in t]
+    inputs = [torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32)) for z in (x, *columns)]
+    size = max(1, _CHUNK * 64 // x.shape[1])
+    chunks = zip(*(z.split(size) for z in inputs), strict=True)
+    return torch.cat([net(*(z.to(device) for z in chunk)).cpu() for chunk in chunks]).numpy()
+
+
+def relative_error(net: nn.Module, batches: "list[tuple[tuple[Any, ...], np.ndarray]]") -> float:
+    """Return √(Σ|net(…) − v|² / Σ|v|²) over batches of inputs and targets v.
+
+    Examples
+    --------
+    >>> from nsgf.networks import MLP
+    >>> zero = MLP(2)
+    >>> for p in zero.parameters():
+    ...     _ = p.data.zero_()
+    >>> relative_error(zero, [((np.ones((3, 2)), 0.5), np.ones((3, 2)))])
+    1.0
+    """
+    error = size = 0.0
+    for inputs, v in batches:
+        error += float(np.sum((evaluate(net, *inputs) - v) ** 2))
+        size += float(np.sum(v**2))
+    return (error / size) ** 0.5 if size else 0.0

@@ -1,13 +1,14 @@
 """The scikit-learn conformance suite.
 
-It calls ``fit(X)`` or ``fit(X, labels)`` with one sample only, where NSGF's second argument is the target sample: the
-adapter below drops the labels and carries X to itself, which leaves every other rule of the contract under test.
+It calls ``fit(X)`` or ``fit(X, labels)`` with one sample only, where the second argument of a flow is the target
+sample: the adapters below drop the labels and carry X to itself, which leaves every other rule of the contract under
+test.
 """
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nsgf import NSGF
+from nsgf import NSGF, NSGFPlusPlus
 
 
 class SelfFlow(NSGF):
@@ -18,7 +19,18 @@ class SelfFlow(NSGF):
         return super().score(X)
 
 
+class SelfFlowPlusPlus(NSGFPlusPlus):
+    def fit(self, X, y=None):
+        return super().fit(X, X)
+
+    def score(self, X, y=None):
+        return super().score(X)
+
+
+QUICK = {"max_iter": 5, "n_batches": 2, "batch_size": 32, "n_steps": 2, "device": "cpu", "random_state": 0}
+
+
 @pytest.mark.filterwarnings("ignore:report_:UserWarning")  # fitted for speed, not for quality
-@parametrize_with_checks([SelfFlow(max_iter=5, n_batches=2, batch_size=32, n_steps=2, device="cpu", random_state=0)])
+@parametrize_with_checks([SelfFlow(**QUICK), SelfFlowPlusPlus(**QUICK)])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)

@@ -223,7 +223,7 @@ def test_a_bad_parameter_is_named_with_the_way_out(parameters, words):
         (np.ones((1, 2)), np.ones((3, 2)), r"X_src.*1 sample"),
         (np.ones((3, 2)), np.ones((3, 3)), "X_src has 2 features but X_tgt has 3.*Encode"),
         (np.ones(3), np.ones((3, 2)), "X_src.*Reshape"),
-        (np.ones((3, 2)), np.ones((3, 2, 2)), "X_tgt.*dim"),
+        (np.ones((3, 2)), np.ones((3, 2, 2)), "X_src has 2 features but X_tgt has 4.*Encode"),
         ([["a", "b"]] * 3, np.ones((3, 2)), "X_src.*string"),
         (np.ones((3, 2)), np.array([[{}, 1]] * 3, dtype=object), "X_tgt"),
         (None, None, "X_tgt"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.linalg import expm
 
 from nsgf import (
     POT,
@@ -82,6 +84,69 @@ def test_the_pool_draws_rows_that_belong_together():
     assert len(np.unique(x)) == 10 == len(pool)
     with pytest.raises(ValueError, match="do not fit"):
         pool.add(0.0, x, v)
+
+
+def test_a_full_pool_renews_its_oldest_rows():
+    pool = TrajectoryPool(4, 1)
+    for value in range(3):
+        pool.renew(value, np.full((2, 1), value), np.zeros((2, 1)))
+    assert sorted(pool.rows[0].tolist()) == [1, 1, 2, 2]
+    assert len(pool) == 4
+
+
+def test_a_pool_on_disk_has_the_rows_of_one_in_memory_to_half_precision_and_opens_again(tmp_path):
+    rng, pools = np.random.default_rng(0), (TrajectoryPool(10, 3), TrajectoryPool(10, 3, tmp_path))
+    x, v = rng.normal(size=(2, 6, 3))
+    for pool in pools:
+        pool.certify(0.25, False)
+        pool.add(0.5, x, v)
+    again = TrajectoryPool(10, 3, tmp_path)
+    assert (len(again), again.error, again.converged) == (6, 0.25, False)
+    for kept, exact in zip(again.rows, pools[0].rows, strict=True):
+        np.testing.assert_allclose(kept, exact, rtol=1e-3, atol=1e-6)
+    assert {part.dtype for part in again.draw(4, rng)} == {np.dtype(np.float32)}
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) < 10 * 7 * 2 + 3 * 200
+
+
+def test_a_pool_over_its_budget_says_what_to_do():
+    with pytest.raises(ValueError, match=r"takes 28,000 bytes.*pool_bytes=10,000.*n_batches to 0\.36"):
+        TrajectoryPool(1000, 3, max_bytes=10_000)
+
+
+def test_a_disk_without_room_for_the_pool_says_so_and_keeps_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a file cannot grow further, as on a full disk
+    try:
+        with pytest.raises(OSError, match="no room for .* bytes of the pool"):
+            TrajectoryPool(100_000, 3, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    step=st.sampled_from(list(ode.STEPS.values())),
+    tau=arrays(float, 4, elements=st.floats(0, 1)),
+    seed=st.integers(0, 99),
+)
+def test_points_with_times_of_their_own_move_as_each_would_alone(step, tau, seed):
+    rng = np.random.default_rng(seed)
+    A, x = rng.normal(size=(2, 2)), rng.normal(size=(4, 2))
+    field = lambda x, t: x @ A.T + np.multiply.outer(np.cos(t), np.ones(2))  # noqa: E731
+    together = ode.integrate(field, x, np.linspace(tau, 1.0, 5), step)
+    alone = [
+        ode.integrate(field, z[None], np.linspace(s, 1.0, 5).tolist(), step)[0] for z, s in zip(x, tau, strict=True)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_sampling_from_times_of_their_own_is_exact_on_a_linear_field():
+    rng = np.random.default_rng(0)
+    A, x, tau = rng.normal(size=(3, 3)), rng.normal(size=(6, 3)), rng.uniform(size=6)
+    exact = np.stack([expm((1 - s) * A) @ z for z, s in zip(x, tau, strict=True)])
+    got = ode.integrate(lambda x, t: x @ A.T, x, np.linspace(tau, 1.0, 51), ode.rk4)
+    np.testing.assert_allclose(got, exact, atol=1e-7)
 
 
 @given(order=st.sampled_from([(ode.euler, 1), (ode.midpoint, 2), (ode.heun, 2), (ode.rk4, 4)]), rate=st.floats(-2, 2))

@@ -1,0 +1,96 @@
+"""How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+__all__ = ["Training"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a field is trained, beside the number of steps, their batch and the learning rate.
+
+    Parameters
+    ----------
+    ema_decay : float
+        Decay a step of the moving average of the weights, which is the field that is kept.
+    clip : float
+        Largest norm of a gradient; longer ones are shortened to it.
+    warmup : int
+        Steps in which the learning rate rises from zero, before it decays along a cosine.
+    bf16 : bool
+        Compute the network in bfloat16, and keep weights and losses in float32. Worth its while on recent GPUs.
+    channels_last : bool
+        Keep the weights of convolutions in the order that is faster on most devices.
+    compile : bool
+        Compile the network with ``torch.compile``: a minute at first, faster steps after.
+    validate_every : int
+        Steps between two figures of the field on velocities that it is not trained on; 0 for none.
+    patience : int
+        Validations without a better figure after which the training ends; 0 to train to the end. What is kept is the
+        average of the last weights.
+    refill_every : int
+        Steps between two new minibatch flows, each of which replaces the oldest in the pool; 0 for a fixed pool.
+    pool_bytes : int or None
+        Largest size of the pool; a larger one is an error before any work.
+    directory : path-like or None
+        Where the pool (in float16, half the size) and checkpoints are kept. Called again with the same data and
+        parameters, `fit` goes on from there, so that a killed training loses `checkpoint_every` steps at most; what is
+        complete is not computed again. Without it the pool is in memory, in float32, and nothing is written.
+    checkpoint_every : int
+        Steps between two checkpoints.
+
+    Raises
+    ------
+    ValueError
+        On a value out of its range.
+
+    Examples
+    --------
+    >>> from nsgf import NSGF, Training
+    >>> model = NSGF(training=Training(clip=1.0, warmup=500, ema_decay=0.9999))
+    """
+
+    ema_decay: float = 0.999
+    clip: float = float("inf")
+    warmup: int = 0
+    bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    validate_every: int = 0
+    patience: int = 0
+    refill_every: int = 0
+    pool_bytes: int | None = None
+    directory: "str | os.PathLike[str] | None" = None
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay!r} must be at least 0 and below 1; 0.999 is a good value.")
+        if not self.clip > 0:
+            raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
+        for name, least in (("warmup", 0), ("validate_every", 0), ("patience", 0), ("refill_every", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every={self.checkpoint_every!r} must be an integer of at least 1.")
+        if self.patience and not self.validate_every:
+            raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
+
+    def path(self, name: str) -> Path | None:
+        """Return where `name` is kept, or None where nothing is."""
+        return None if self.directory is None else Path(self.directory) / name
+
+    def claim(self, key: str) -> None:
+        """Take the directory for the run of that key, or raise where another run's files are in it."""
+        path = Path(self.directory or ".") / "run.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps({"key": key}))
+        if json.loads(path.read_text()) != {"key": key}:
+            raise ValueError(
+                f"directory={os.fspath(path.parent)!r} holds the training of other data or parameters. "
+                "Choose another directory, or delete that one."
+            )
