@@ -3,13 +3,12 @@
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["read", "write"]
+__all__ = ["read", "replace", "write"]
 
 FORMAT = "nsgf-1"
 
@@ -20,14 +19,21 @@ def write(path: "str | os.PathLike[str]", arrays: dict[str, np.ndarray], meta: d
 
     path = Path(path)
     blob = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {FORMAT: json.dumps(meta)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    replace(path, blob)
+
+
+def replace(path: Path, blob: bytes) -> None:
+    """Make `blob` the content of a file in one move, once it is on the disk."""
+    new = path.with_name(f".{path.name}.new")  # one name, so that what a kill leaves is overwritten
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(new, "wb") as file:
             file.write(blob)
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(new)
         raise
 
 

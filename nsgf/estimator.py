@@ -40,6 +40,7 @@ _REMEDIES = {
     "minibatch_gap": "two minibatches disagree, so the flow is that of small samples. Raise batch_size or blur.",
 }
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
+_NOT_MEANT = ("random_state", "verbose", "device", "n_straight_steps")  # change nothing that is learnt
 Pairs = Iterator[tuple[Array, Array]]
 Batches = list[tuple[tuple[Any, ...], np.ndarray]]  # inputs of a network and its target
 
@@ -105,7 +106,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self.sample_shape_ = _sample_shape(X_tgt)
         self._untrained(seed=0)
         if self._training.directory is not None:
-            self._training.claim(self._key(x, y))
+            self._training.claim(self._key(None if X_src is None else x, y))
         rng, self._sampler = as_rng(self.random_state).spawn(2)
         self.shift_, self.scale_ = y.mean(axis=0), _scale(x, y)
         target = self._to_unit(y)
@@ -264,13 +265,22 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _training(self) -> Training:
         return Training() if self.training is None else self.training
 
-    def _key(self, *samples: np.ndarray) -> str:
+    def _key(self, *samples: "np.ndarray | None") -> str:
         """Return what tells this training from one of other data or parameters."""
+        import torch
+
         parameters = self.get_params(deep=False)
-        meant = {k: _to_json(k, v) for k, v in parameters.items() if k not in ("random_state", "verbose", "device")}
-        key = hashlib.sha256(json.dumps([type(self).__name__, meant], sort_keys=True).encode())
-        for x in samples:
-            key.update(repr(x.shape).encode() + x.tobytes())
+        meant: dict[str, Any] = {k: repr(v) for k, v in parameters.items() if k not in _NOT_MEANT}
+        meant |= {"class": type(self).__name__, "sample_shape_": self.sample_shape_}
+        meant["training"] = repr(
+            dataclasses.replace(self._training, directory=None, pool_bytes=None, checkpoint_every=1)
+        )
+        if isinstance(self.random_state, int | np.integer):
+            meant["random_state"] = int(self.random_state)
+        key = hashlib.sha256(json.dumps(meant, sort_keys=True).encode())
+        weights = self.network.state_dict().values() if isinstance(self.network, torch.nn.Module) else ()
+        for array in (*samples, *(w.detach().cpu().numpy() for w in weights)):
+            key.update(b"" if array is None else np.ascontiguousarray(array).data)
         return key.hexdigest()
 
     def _check_parameters(self) -> None:
@@ -299,11 +309,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self.history_ = {"pool_seconds": time.perf_counter() - start}
         steps = itertools.chain.from_iterable(map(enumerate, held_out))
         batches = [((to_numpy(x), k / self.n_steps), to_numpy(res.v)) for k, (x, res) in steps]
-        calls, refill_every = itertools.count(1), self._training.refill_every
+        calls, refill_every = itertools.count(), self._training.refill_every
 
         def draw(rng: np.random.Generator) -> Any:
             if refill_every and next(calls) % refill_every == 0:
-                self._extend(pool, run(*next(pairs)))
+                settle(*self._extend(pool, run(*next(pairs))), run.keywords["solve"])
             t, x, v = pool.draw(self.train_batch_size, rng)
             return (x, t), v
 
@@ -326,7 +336,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         pairs = ((on_device(x, device), on_device(y, device)) for x, y in draws)
         blur = self.blur if isinstance(self.blur, str) else self.blur / self.scale_
         self.blur_ = pick_blur(blur, *next(pairs)) * self.scale_
-        self.flow_time_ = self.n_steps * self.step_size
+        self.n_steps_, self.flow_time_ = self.n_steps, self.n_steps * self.step_size
         return pairs, functools.partial(
             flow.flow_steps, blur=self.blur_ / self.scale_, n_steps=self.n_steps, step_size=self.step_size, solve=solve
         )
@@ -335,24 +345,26 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """Return the pool of `n_batches` flows; of one that is on disk, only what is missing is computed."""
         x, y = first = next(pairs)
         solve, rows = run.keywords["solve"], self.n_steps * len(x)
-        size, capacity = flow.batch_size(x, y, solve), self.n_batches * rows
-        pool = flow.TrajectoryPool(capacity, x.shape[1], self._training.path("pool"), self._training.pool_bytes)
-        groups = -(-self.n_batches // size)
-        done = groups if len(pool) == capacity else len(pool) // (size * rows)
-        if done < groups:
-            pool.keep(done * size * rows)
-        pairs = itertools.islice(itertools.chain([first], pairs), self.n_batches)
-        flows = itertools.islice(flow.batches(pairs, size), done, None)
-        for x, y in self._progress(flows, groups - done, "pool"):
+        capacity, training = self.n_batches * rows, self._training
+        pool = flow.TrajectoryPool(capacity, x.shape[1], training.path("pool"), training.pool_bytes)
+        size, done = flow.batch_size(x, y, solve), len(pool) // rows
+        missing = itertools.islice(itertools.chain([first], pairs), done, self.n_batches)
+        for x, y in self._progress(flow.batches(missing, size), -(-(self.n_batches - done) // size), "pool"):
             self._extend(pool, run(x, y))
         settle(pool.error, pool.converged, solve)
         return pool
 
-    def _extend(self, pool: flow.TrajectoryPool, steps: Iterator[tuple[Array, Velocity]]) -> None:
-        """Add the steps of a flow to the pool, in the place of the oldest where it is full."""
-        for k, (x, res) in enumerate(steps):
-            pool.certify(res.error, res.converged)
-            pool.renew(k / self.n_steps, x, res.v)
+    def _extend(self, pool: flow.TrajectoryPool, steps: Iterator[tuple[Array, Velocity]]) -> tuple[float, bool]:
+        """Add flows to the pool one by one, in the place of the oldest where it is full; return their certificate."""
+        found = [(to_numpy(x), to_numpy(res.v), res.error, res.converged) for x, res in steps]
+        xs, vs = (np.stack([step[i] for step in found]) for i in (0, 1))  # (n_steps, …, n, d)
+        n, d = xs.shape[-2:]
+        certificate = max(step[2] for step in found), all(step[3] for step in found)
+        pool.certify(*certificate)
+        t = np.repeat(np.arange(self.n_steps) / self.n_steps, n)
+        for x, v in zip(*(z.reshape(self.n_steps, -1, n, d).swapaxes(0, 1) for z in (xs, vs)), strict=True):
+            pool.renew(t, x.reshape(-1, d), v.reshape(-1, d))
+        return certificate
 
     def _train(  # noqa: PLR0913  which network, on what, and what it is checked on
         self, name: str, prefix: str, draw: Any, batches: Batches, rng: np.random.Generator, max_iter: int
@@ -380,16 +392,20 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _check_report(self) -> None:
         """Warn where the field is not to be trusted."""
         for gap, remedy in _REMEDIES.items():
-            if self.report_[gap] > _GAP_LIMIT:
+            if not self.report_[gap] <= _GAP_LIMIT:  # NaN too
                 warnings.warn(
                     f"report_['{gap}'] is {self.report_[gap]:.2f}, more than {_GAP_LIMIT} of the velocities: {remedy}",
                     stacklevel=5,
                 )
 
     def _flow_path(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield x along ``field_``, read as an ODE on [0, 1]: dx/dt = T η v(x, t)."""
-        field, times = self._on_device(self.field_), np.linspace(0.0, 1.0, self.n_steps + 1)
-        return ode.path(lambda z, t: self.flow_time_ * field(z, t), x, times.tolist())
+        """Yield x along ``field_``, read as an ODE on [0, 1]: dx/dt = T η v(x, t), constant in t between steps."""
+        field, T = self._on_device(self.field_), self.n_steps_
+
+        def velocity(x: np.ndarray, t: float) -> np.ndarray:
+            return self.flow_time_ * field(x, math.floor(t * T + 1e-6) / T)
+
+        return ode.path(velocity, x, np.linspace(0.0, 1.0, self.n_steps + 1).tolist())
 
     def _on_device(self, net: Any) -> Callable[..., np.ndarray]:
         """Return the function of NumPy arrays that a network stands for."""
@@ -458,7 +474,7 @@ class NSGF(BaseFlow):
     max_iter : int
         Optimisation steps of the network.
     learning_rate : float
-        Adam's first learning rate; it decays to zero along a cosine.
+        Adam's largest learning rate; it decays to zero along a cosine.
     train_batch_size : int
         Pool rows of one optimisation step.
     sample_shape : tuple of int, optional
@@ -488,14 +504,17 @@ class NSGF(BaseFlow):
         both samples.
     history_ : dict
         ``"loss"`` (an array, one value an optimisation step), ``"pool_seconds"``, ``"train_seconds"``, and
-        ``"validation"`` (an array of steps and distances to held-out velocities, where `training` asks for them).
+        ``"validation"`` (an array of steps and distances to held-out velocities, where `training` asks for them). The
+        seconds are those of the last call of `fit`.
     report_ : dict
         ``"regression_gap"``: distance of the field to held-out velocities; ``"minibatch_gap"``: distance of two
         independent minibatches' velocities; both root-mean-square, relative to the velocities. The first cannot fall
         below about 0.7 times the second, which is the noise of the minibatches. ``"max_error"`` and ``"converged"``:
         the largest error of a velocity in the pool, and whether all converged.
     n_iter_ : int
-        Optimisation steps done: `max_iter`, unless Ctrl-C ended the training.
+        Optimisation steps done: `max_iter`, unless Ctrl-C or `training.patience` ended the training.
+    n_steps_, flow_time_ : int and float
+        The steps that the field was trained on, and their total length, `n_steps` times `step_size`.
     sample_shape_ : tuple of int
         Shape of one sample of the target: (d,), or that of an image.
     n_features_in_, feature_names_in_
@@ -503,10 +522,12 @@ class NSGF(BaseFlow):
 
     Notes
     -----
-    Zhu et al. 2024, arXiv 2401.14069, algorithm 1. Read as an ODE on [0, 1], so `n_steps` may be changed after `fit`:
-    more steps follow the same flow more closely. The second argument of `fit` is the target sample, so in a
-    scikit-learn Pipeline ``pipeline.fit(X_src, X_tgt)`` reads as it should, but a step before this one is fitted on
-    `X_src` alone.
+    Zhu et al. 2024, arXiv 2401.14069, algorithm 1. The field is that of the steps that it was trained on. Where
+    `n_steps` is changed after `fit`, a flow of the same length is followed in other steps, with the field constant in
+    time between those: a stand-in, and as a rule no better than the trained one.
+
+    The second argument of `fit` is the target sample, so in a scikit-learn Pipeline ``pipeline.fit(X_src, X_tgt)``
+    reads as it should, but a step before this one is fitted on `X_src` alone.
 
     Examples
     --------
@@ -592,7 +613,8 @@ class NSGFPlusPlus(BaseFlow):
     network : "mlp", "unet" or torch module
         The architecture of both fields, as in `NSGF`; each has weights of its own.
     max_iter : int or (int, int, int)
-        Optimisation steps of each network, or of the velocity field, the straight field and the predictor.
+        Optimisation steps of each network, or of the velocity field, the straight field and the predictor. Ctrl-C ends
+        the training of the one under way.
     learning_rate, train_batch_size, sample_shape, training, device, random_state, verbose : as in NSGF
         `train_batch_size` is also the number of lines in one step of phase 2.
 
@@ -611,7 +633,7 @@ class NSGFPlusPlus(BaseFlow):
     Notes
     -----
     Zhu et al. 2024, arXiv 2401.14069, section 4.3 and algorithms 3 to 5. A point takes ``n_evaluations`` evaluations of
-    a network, that of the predictor included.
+    the two fields, and one of the predictor, a smaller network.
 
     Examples
     --------
@@ -621,7 +643,7 @@ class NSGFPlusPlus(BaseFlow):
     >>> X_src, X_tgt = datasets.gaussian(400, rng), datasets.moons(400, rng)
     >>> model = NSGFPlusPlus(n_steps=2, max_iter=300, n_batches=4, batch_size=128, random_state=0).fit(X_src, X_tgt)
     >>> model.sample(5).shape, model.n_evaluations
-    ((5, 2), 8)
+    ((5, 2), 7)
     >>> model.trajectory(X_src[:3]).shape, model.phases
     ((8, 3, 2), array([1, 1, 2, 2, 2, 2, 2]))
     """
@@ -665,8 +687,8 @@ class NSGFPlusPlus(BaseFlow):
 
     @property
     def n_evaluations(self) -> int:
-        """Function evaluations (NFE) of one point: `n_steps`, one of the predictor, and `n_straight_steps`."""
-        return self.n_steps + 1 + self.n_straight_steps
+        """Function evaluations (NFE) of the fields for one point: `n_steps` and `n_straight_steps`."""
+        return self.n_steps + self.n_straight_steps
 
     @property
     def phases(self) -> np.ndarray:
@@ -713,7 +735,7 @@ class NSGFPlusPlus(BaseFlow):
     def _path(self, x: np.ndarray) -> Iterator[np.ndarray]:
         for x in self._flow_path(x):  # noqa: B020, PLR1704
             yield x
-        times = np.linspace(self._time(x), 1.0, self.n_straight_steps + 1)  # (k, n)
+        times = np.linspace(self._time(x), 1.0, self.n_straight_steps + 1, dtype=np.float32)  # (k, n)
         yield from itertools.islice(ode.path(self._on_device(self.straight_field_), x, times), 1, None)
 
     def _untrained(self, seed: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ r"""The particle flow of the Sinkhorn divergence, and the pool of its trajectori
 """
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -177,15 +176,10 @@ class TrajectoryPool:
     max_bytes : int, optional
         Largest size.
 
-    Attributes
-    ----------
-    error, converged : float and bool
-        The certificate of all velocities, as far as :meth:`certify` was told.
-
     Raises
     ------
     ValueError
-        Where the pool would be larger than `max_bytes`.
+        Where the pool would be larger than `max_bytes`, or the directory holds one of another size.
     OSError
         Where there is no room for it in the directory. All of it is reserved at once, so that a disk that others fill
         does not end the training.
@@ -205,55 +199,54 @@ class TrajectoryPool:
         directory: "str | os.PathLike[str] | None" = None,
         max_bytes: int | None = None,
     ) -> None:
-        self._directory = None if directory is None else Path(directory)
         dtype = np.dtype(np.float32 if directory is None else np.float16)
         shapes = {"t": (capacity,), "x": (capacity, n_features), "v": (capacity, n_features)}
         size = capacity * (2 * n_features + 1) * dtype.itemsize
         if max_bytes is not None and size > max_bytes:
             raise ValueError(
-                f"the pool takes {size:,} bytes, {size // capacity} a row, more than pool_bytes={max_bytes:,}. "
-                f"Lower n_batches to {max_bytes / size:.2f} of its value, raise pool_bytes, or set a directory, where "
-                "a row takes half."
+                f"the pool takes {size:,} bytes, {size // capacity} a row, more than pool_bytes={max_bytes:,}. Lower "
+                f"n_batches to {max_bytes / size:.2f} of its value, or raise pool_bytes."
             )
-        if self._directory is None:
-            self._rows = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        arrays = {name: (shape, dtype) for name, shape in shapes.items()} | {"state": ((3,), np.dtype(np.float64))}
+        if directory is None:
+            made = {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
         else:
-            self._rows = {name: _mapped(self._directory / f"{name}.npy", shape) for name, shape in shapes.items()}
-        self.error, self.converged, self._added = 0.0, True, 0
-        if (path := self._state) is not None and path.exists():
-            vars(self).update(json.loads(path.read_text()))
+            made = _mapped(Path(directory), arrays)
+        self._state = made.pop("state")  # rows added, error, whether any velocity did not converge
+        self._rows = made
+
+    @property
+    def error(self) -> float:
+        """Largest error of a velocity, as far as :meth:`certify` was told."""
+        return float(self._state[1])
+
+    @property
+    def converged(self) -> bool:
+        """Whether all velocities converged, as far as :meth:`certify` was told."""
+        return not self._state[2]
 
     def __len__(self) -> int:
-        return min(self._added, len(self._rows["t"]))
+        return min(int(self._state[0]), len(self._rows["t"]))
 
-    def add(self, t: float, x: Array, v: Array) -> None:
-        """Append the rows (t, x_i, v_i)."""
-        if (room := len(self._rows["t"]) - len(self)) < x.size / self._rows["x"].shape[1]:
+    def add(self, t: "float | Array", x: Array, v: Array) -> None:
+        """Append the rows (t_i, x_i, v_i); `t` may be one time for all."""
+        if len(self) + len(x) > len(self._rows["t"]):
             raise ValueError(
-                f"the pool holds {len(self._rows['t'])} rows and {len(self)} are taken; "
-                f"{x.size // self._rows['x'].shape[1]} more do not fit into {room}."
+                f"the pool holds {len(self._rows['t'])} rows and {len(self)} are taken; {len(x)} more do not fit."
             )
         self.renew(t, x, v)
 
-    def renew(self, t: float, x: Array, v: Array) -> None:
-        """Append the rows (t, x_i, v_i), in the place of the oldest once the pool is full."""
-        x, v = (to_numpy(z).reshape(-1, self._rows["x"].shape[1]) for z in (x, v))  # of a batch too
-        block = np.arange(self._added, self._added + len(x)) % len(self._rows["t"])
+    def renew(self, t: "float | Array", x: Array, v: Array) -> None:
+        """Append the rows (t_i, x_i, v_i), in the place of the oldest once the pool is full."""
+        first = int(self._state[0])
+        block = np.arange(first, first + len(x)) % len(self._rows["t"])
         for name, values in (("t", t), ("x", x), ("v", v)):
-            self._rows[name][block] = values
-        self.keep(self._added + len(x))
+            self._rows[name][block] = to_numpy(values)
+        self._state[0] = first + len(x)  # last, so that rows cut short by a kill do not count
 
     def certify(self, error: float, converged: bool) -> None:
-        """Take the certificate of velocities that were added into `error` and `converged`, those of all."""
-        self.error, self.converged = max(self.error, error), self.converged and converged
-
-    def keep(self, n: int) -> None:
-        """Count the first `n` rows that were added, and no others, as present."""
-        self._added = n
-        if (path := self._state) is not None:
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps({"_added": n, "error": self.error, "converged": self.converged}))
-            os.replace(new, path)
+        """Take the certificate of velocities that were added into that of all."""
+        self._state[1:] = max(self.error, error), not (self.converged and converged)
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d)."""
@@ -267,34 +260,43 @@ class TrajectoryPool:
         t, x, v = (z[: len(self)] for z in self._rows.values())
         return t, x, v
 
-    @property
-    def _state(self) -> Path | None:
-        return None if self._directory is None else self._directory / "state.json"
 
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the float16 array of a file, which is made where there is none of this shape."""
-    if path.exists() and (rows := np.load(path, mmap_mode="r+", allow_pickle=False)).shape == shape:
-        return rows
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        size = file.tell() + 2 * math.prod(shape)
+def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, np.ndarray]:
+    """Return the arrays that the files of a directory hold; make them where they are not all there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {name: directory / f"{name}.npy" for name in arrays}
+    if not all(file.exists() for file in files.values()):
         try:
-            _reserve(file, size)
+            for name, file in files.items():
+                _reserve(file, *arrays[name])
         except OSError as error:
-            os.unlink(path)
+            for file in directory.glob("*.npy*"):
+                file.unlink()
+            size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
             message = f"no room for {size:,} bytes of the pool. Free some space, or lower n_batches"
-            raise OSError(error.errno, message, str(path)) from error
-    return np.load(path, mmap_mode="r+", allow_pickle=False)
+            raise OSError(error.errno, message, os.fspath(directory)) from error
+    mapped = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
+    for name, (shape, dtype) in arrays.items():
+        if (mapped[name].shape, mapped[name].dtype) != (shape, dtype):
+            raise ValueError(
+                f"{os.fspath(files[name])!r} holds {mapped[name].shape} {mapped[name].dtype}, not {shape} {dtype}: "
+                "the pool of another run. Choose another directory, or delete that one."
+            )
+    return mapped
 
 
-def _reserve(file: Any, size: int) -> None:
-    """Give a file its size, and where the system can, its blocks."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
+def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Make the file of an array of zeros, with its blocks where the system can give them at once."""
+    new = path.with_suffix(".npy.new")
+    with open(new, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    os.replace(new, path)
 
 
 def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]]) -> float:

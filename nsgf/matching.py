@@ -27,7 +27,7 @@ from nsgf.training import Training
 __all__ = ["Draw", "Matched", "evaluate", "relative_error", "train"]
 
 Draw = Callable[[np.random.Generator], tuple[tuple[np.ndarray, ...], np.ndarray]]  # rng -> inputs of the net, target
-_CHUNK = 16384  # rows of 64 features that one forward pass takes at prediction: bounds memory
+_CHUNK = {"cpu": 2**17, "cuda": 2**23}  # numbers that one forward pass takes at prediction: what a cache or a GPU holds
 
 
 class Matched(NamedTuple):
@@ -89,36 +89,43 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and three h
 
     Raises
     ------
+    FloatingPointError
+        Where the loss is no longer finite.
     OSError
         Where a checkpoint cannot be written; the one before is left as it was.
+    ValueError
+        Where the checkpoint is damaged, or of another network.
     """
-    run = _Run(net, n_iter, learning_rate, training)
-    if checkpoint and checkpoint.exists():
-        run.restore(checkpoint, rng)
-    try:
-        for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
-            run.step(*draw(rng))
-            if validate and training.validate_every and run.n_done % training.validate_every == 0:
-                run.validation.append((run.n_done, validate(run.average.module.eval())))
-            if checkpoint and run.n_done % training.checkpoint_every == 0:
-                run.save(checkpoint, rng)
-            if run.has_stalled():
-                break
-    except KeyboardInterrupt:
-        warnings.warn(
-            f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps; the field learnt so far is kept.",
-            stacklevel=2,
-        )
-    if checkpoint and run.n_done:
-        run.save(checkpoint, rng)
+    seed = int(rng.integers(2**31))
+    with torch.random.fork_rng():  # of a network's own dropout
+        torch.manual_seed(seed)
+        run = _Run(net, n_iter, learning_rate, training, checkpoint)
+        run.restore(rng)
+        try:
+            for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
+                if run.has_stalled():
+                    break
+                run.step(*draw(rng))
+                if validate and training.validate_every and run.n_done % training.validate_every == 0:
+                    run.validation.append((run.n_done, validate(run.average.module.eval())))
+                if run.n_done % training.checkpoint_every == 0:
+                    run.save(rng)
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps; the field learnt so far is kept.",
+                stacklevel=2,
+            )
+        run.save(rng)
     return run.result()
 
 
 class _Run:
     """A training under way: all that a checkpoint holds."""
 
-    def __init__(self, net: nn.Module, n_iter: int, learning_rate: float, training: Training) -> None:
-        self.net, self.training = net, training
+    def __init__(
+        self, net: nn.Module, n_iter: int, learning_rate: float, training: Training, checkpoint: Path | None = None
+    ) -> None:
+        self.net, self.training, self.checkpoint, self.n_saved = net.train(), training, checkpoint, 0
         if training.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = next(net.parameters()).device
@@ -128,9 +135,7 @@ class _Run:
             self.optimiser,
             lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
         )
-        self.average = swa_utils.AveragedModel(
-            net, avg_fn=lambda mean, new, n: torch.lerp(mean, new, _ema_weight(n, training.ema_decay))
-        )
+        self.average = swa_utils.AveragedModel(net, multi_avg_fn=self._mix)
         self.losses: list[Tensor] = []
         self.validation: list[tuple[int, float]] = []
 
@@ -153,6 +158,10 @@ class _Run:
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
 
+    def _mix(self, means: Any, news: Any, _: Any) -> None:
+        """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
+        torch._foreach_lerp_(means, news, max(1.0 - self.training.ema_decay, 9.0 / (10.0 + self.n_done)))
+
     def has_stalled(self) -> bool:
         """Whether the last `patience` validations brought nothing better than an earlier one."""
         figures, patience = [figure for _, figure in self.validation], self.training.patience
@@ -162,30 +171,50 @@ class _Run:
         loss = torch.stack(self.losses).cpu().numpy() if self.losses else np.empty(0, np.float32)
         return Matched(self.average.module.eval(), loss, np.array(self.validation, dtype=float).reshape(-1, 2))
 
-    def save(self, path: Path, rng: np.random.Generator) -> None:
-        """Write the checkpoint, all or nothing."""
-        _, loss, validation = self.result()
-        arrays = {"loss": loss, "validation": validation}
-        for part in ("net", "average"):
-            arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in state.items()}
-        meta = {
-            "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
-            "groups": self.optimiser.state_dict()["param_groups"],
-            "schedule": self.schedule.state_dict(),
-        }
+    def save(self, rng: np.random.Generator) -> None:
+        """Write the checkpoint, all or nothing; raise where what was learnt is not finite."""
+        if self.losses and not bool(self.losses[-1].isfinite()):
+            raise FloatingPointError(
+                f"the loss is {float(self.losses[-1])} after {self.n_done} steps. Lower learning_rate, set "
+                "training=Training(clip=1.0), or leave bf16 out."
+            )
+        is_whole = self.n_done == self.schedule.last_epoch == int(self.average.n_averaged)  # Ctrl-C can come anywhere
+        if self.checkpoint is None or self.n_done == self.n_saved or not is_whole:
+            return
         try:
-            _io.write(path, arrays, meta)
+            _io.write(self.checkpoint, *self._state(rng))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             message = f"no room for the checkpoint of step {self.n_done}; the one before is intact. Free some space, "
-            raise OSError(error.errno, message + "then call fit again: it goes on from there", str(path)) from error
+            message += "then call fit again: it goes on from there"
+            raise OSError(error.errno, message, str(self.checkpoint)) from error
+        self.n_saved = self.n_done
 
-    def restore(self, path: Path, rng: np.random.Generator) -> None:
-        """Go on from a checkpoint."""
-        arrays, meta = _io.read(path)
+    def _state(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the arrays and the JSON of a checkpoint."""
+        _, loss, validation = self.result()
+        arrays = {"loss": loss, "validation": validation, "torch": torch.get_rng_state().numpy()}
+        for part in ("net", "average"):
+            arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
+        for i, moments in self.optimiser.state_dict()["state"].items():
+            arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in moments.items()}
+        return arrays, {
+            "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
+            "groups": self.optimiser.state_dict()["param_groups"],
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def restore(self, rng: np.random.Generator) -> None:
+        """Go on from the checkpoint, where there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        try:
+            self._take(rng, *_io.read(self.checkpoint))
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint {str(self.checkpoint)!r} does not fit: {error}. Delete it.") from error
+
+    def _take(self, rng: np.random.Generator, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
         for part in ("net", "average"):
             getattr(self, part).load_state_dict(_below(part, tensors))
@@ -195,17 +224,14 @@ class _Run:
         self.schedule.load_state_dict(meta["schedule"])
         self.losses = list(tensors["loss"].to(self.device))
         self.validation = [(int(k), float(figure)) for k, figure in arrays["validation"]]
+        self.n_saved = self.n_done
         rng.bit_generator.state = meta["rng"]
+        torch.set_rng_state(tensors["torch"])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries whose names begin with `prefix` and a dot, without both."""
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-
-
-def _ema_weight(n: Any, decay: float) -> float:
-    """Return the weight of the newest of n + 1 values: 1 − decay in the long run, more at first."""
-    return max(1.0 - decay, 9.0 / (10.0 + float(n)))
 
 
 @torch.inference_mode()
@@ -221,7 +247,7 @@ def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndar
     device = next(net.parameters()).device
     columns = [np.broadcast_to(np.float32(s), len(x)).copy() for s in t]
     inputs = [torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32)) for z in (x, *columns)]
-    size = max(1, _CHUNK * 64 // x.shape[1])
+    size = max(1, _CHUNK[device.type] // x.shape[1])
     chunks = zip(*(z.split(size) for z in inputs), strict=True)
     return torch.cat([net(*(z.to(device) for z in chunk)).cpu() for chunk in chunks]).numpy()
 

@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from nsgf import _io
+
 __all__ = ["Training"]
 
 
@@ -19,7 +21,7 @@ class Training:
     clip : float
         Largest norm of a gradient; longer ones are shortened to it.
     warmup : int
-        Steps in which the learning rate rises from zero, before it decays along a cosine.
+        Steps in which the learning rate rises in proportion, while it decays along a cosine.
     bf16 : bool
         Compute the network in bfloat16, and keep weights and losses in float32. Worth its while on recent GPUs.
     channels_last : bool
@@ -27,7 +29,8 @@ class Training:
     compile : bool
         Compile the network with ``torch.compile``: a minute at first, faster steps after.
     validate_every : int
-        Steps between two figures of the field on velocities that it is not trained on; 0 for none.
+        Steps between two figures of a network on what it is not trained on: velocities of other minibatches, or other
+        lines between samples; 0 for none.
     patience : int
         Validations without a better figure after which the training ends; 0 to train to the end. What is kept is the
         average of the last weights.
@@ -36,9 +39,10 @@ class Training:
     pool_bytes : int or None
         Largest size of the pool; a larger one is an error before any work.
     directory : path-like or None
-        Where the pool (in float16, half the size) and checkpoints are kept. Called again with the same data and
-        parameters, `fit` goes on from there, so that a killed training loses `checkpoint_every` steps at most; what is
-        complete is not computed again. Without it the pool is in memory, in float32, and nothing is written.
+        Where the pool (in float16, half the size) and checkpoints are kept, of one fit at a time. Called again with the
+        same data and parameters, `fit` goes on from there, so that a killed training loses `checkpoint_every` steps at
+        most; what is complete is not computed again. Without it the pool is in memory, in float32, and nothing is
+        written.
     checkpoint_every : int
         Steps between two checkpoints.
 
@@ -71,11 +75,10 @@ class Training:
             raise ValueError(f"ema_decay={self.ema_decay!r} must be at least 0 and below 1; 0.999 is a good value.")
         if not self.clip > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
-        for name, least in (("warmup", 0), ("validate_every", 0), ("patience", 0), ("refill_every", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every={self.checkpoint_every!r} must be an integer of at least 1.")
+        for name in ("warmup", "validate_every", "patience", "refill_every", "checkpoint_every", "pool_bytes"):
+            value, least = getattr(self, name), int(name == "checkpoint_every")
+            if not (isinstance(value, int) and value >= least or (name, value) == ("pool_bytes", None)):
+                raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
 
@@ -85,12 +88,15 @@ class Training:
 
     def claim(self, key: str) -> None:
         """Take the directory for the run of that key, or raise where another run's files are in it."""
-        path = Path(self.directory or ".") / "run.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps({"key": key}))
-        if json.loads(path.read_text()) != {"key": key}:
+        directory = Path(self.directory or ".")
+        directory.mkdir(parents=True, exist_ok=True)
+        path, owner = directory / "run.json", json.dumps({"key": key})
+        others = [
+            file for file in directory.rglob("*") if file.is_file() and not file.name.startswith((".", "run.json"))
+        ]
+        if others and not (path.exists() and path.read_text() == owner):
             raise ValueError(
-                f"directory={os.fspath(path.parent)!r} holds the training of other data or parameters. "
+                f"directory={os.fspath(directory)!r} holds other files, or the training of other data or parameters. "
                 "Choose another directory, or delete that one."
             )
+        _io.replace(path, owner.encode())

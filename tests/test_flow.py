@@ -105,7 +105,11 @@ def test_a_pool_on_disk_has_the_rows_of_one_in_memory_to_half_precision_and_open
     for kept, exact in zip(again.rows, pools[0].rows, strict=True):
         np.testing.assert_allclose(kept, exact, rtol=1e-3, atol=1e-6)
     assert {part.dtype for part in again.draw(4, rng)} == {np.dtype(np.float32)}
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) < 10 * 7 * 2 + 3 * 200
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10 * 7 * 2 + 4 * 200
+    with pytest.raises(ValueError, match="the pool of another run. Choose another directory"):
+        TrajectoryPool(20, 3, tmp_path)
+    (tmp_path / "x.npy").unlink()
+    assert len(TrajectoryPool(10, 3, tmp_path)) == 0
 
 
 def test_a_pool_over_its_budget_says_what_to_do():

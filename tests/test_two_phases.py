@@ -73,17 +73,17 @@ def test_function_evaluations_are_counted_as_made(model, options):
     model = model(**QUICK | {"max_iter": 3}, network=Counted(2, 2), **options).fit(*samples(100))
     calls.clear()
     model.transform(np.zeros((5, 2)))
-    predictors = 1 if options else 0
-    assert len(calls) + predictors == model.n_evaluations == (6 if options else 2)
+    assert len(calls) == model.n_evaluations == (5 if options else 2)
 
 
-@ignore_report
-def test_more_steps_after_the_fit_follow_the_same_flow():
-    model = NSGF(**QUICK | {"n_steps": 5, "step_size": 0.2, "max_iter": 1000}).fit(*samples())
-    x = samples(100, seed=1)[0]
-    coarse = model.transform(x)
-    fine = model.set_params(n_steps=20).transform(x)
-    assert np.sqrt(np.mean((fine - coarse) ** 2)) < 0.3 * np.sqrt(np.mean((coarse - x) ** 2))
+def test_other_steps_after_the_fit_cover_the_same_length():
+    model = NSGF(**QUICK | {"n_steps": 5, "step_size": 0.5, "max_iter": 1000}).fit(*samples())
+    x, y = samples(500, seed=1)
+    trained = model.transform(x)
+    for n_steps in (10, 40):
+        made = model.set_params(n_steps=n_steps).transform(x)
+        assert metrics.wasserstein(made, y) < 0.5 * metrics.wasserstein(x, y)
+        assert 0 < np.sqrt(np.mean((made - trained) ** 2)) < 0.5 * np.sqrt(np.mean((trained - x) ** 2))
 
 
 def test_a_file_holds_all_three_networks(fitted, tmp_path):
