@@ -193,3 +193,15 @@ def test_rows_for_a_unet_and_a_shape_that_does_not_fit_are_clear_errors():
         NSGF(network="unet", **IMAGES).fit(None, pictures().reshape(-1, 64))
     with pytest.raises(ValueError, match=r"sample_shape=\(1, 7, 9\) has 63 entries, but a sample has 64 features"):
         NSGF(network="unet", sample_shape=(1, 7, 9), **IMAGES).fit(None, pictures().reshape(-1, 64))
+
+
+@pytest.mark.gpu
+@ignore_report
+def test_images_are_learnt_on_a_gpu_in_half_precision():
+    X = pictures()
+    training = Training(bf16=True, channels_last=True, refill_every=3, validate_every=5)
+    fitted = NSGFPlusPlus(network="unet", random_state=0, training=training, **IMAGES | {"device": "cuda"}).fit(None, X)
+    assert np.isfinite(fitted.sample(3)).all()
+    assert np.isfinite(fitted.history_["straight_validation"]).all()
+    on_cpu = fitted.set_params(device="cpu").transform(X[:3])
+    np.testing.assert_allclose(fitted.set_params(device="cuda").transform(X[:3]), on_cpu, atol=1e-2)
