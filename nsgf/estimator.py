@@ -627,7 +627,8 @@ class NSGFPlusPlus(BaseFlow):
         As in `NSGF`; for the straight field and the predictor, the same under names that begin with ``"straight_"``
         and ``"time_"``.
     report_ : dict
-        As in `NSGF`, of phase 1; ``"time_error"`` is the mean error |t − t_φ(X_t)| of the predictor on fresh lines.
+        As in `NSGF`, of phase 1; ``"time_error"`` is the mean error of the predictor's times on fresh
+        lines.
     blur_, shift_, scale_, n_iter_, sample_shape_, n_features_in_, feature_names_in_
         As in `NSGF`; ``n_iter_`` counts the steps of all three.
 

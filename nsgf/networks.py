@@ -54,7 +54,7 @@ class MLP(nn.Module):
 
 
 class OnImages(nn.Module):
-    """A network of images as one of rows: (n, d) → (n, *sample_shape) → (n, d).
+    """A network of images as one of rows: (n, d) → (n, …) → (n, d).
 
     Examples
     --------
