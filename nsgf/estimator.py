@@ -39,7 +39,6 @@ _REMEDIES = {
     "regression_gap": "the field is far from velocities that it was not trained on. Raise max_iter or n_batches.",
     "minibatch_gap": "two minibatches disagree, so the flow is that of small samples. Raise batch_size or blur.",
 }
-_PAIRED = 128  # lines whose ends are paired with each other: the time of an assignment grows like the cube
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
 _NOT_MEANT = ("random_state", "verbose", "device", "n_straight_steps")  # change nothing that is learnt
 Pairs = Iterator[tuple[Array, Array]]
@@ -599,9 +598,9 @@ class NSGFPlusPlus(BaseFlow):
     """Two-phase flow: few steps of the Sinkhorn gradient flow, then a straight flow from where they have led.
 
     Phase 1 is `NSGF` with at most five steps. Phase 2 is a *neural straight flow*, matched to X₁ − X₀ along the lines
-    X_t = (1 − t) X₀ + t X₁ between source and target samples, paired optimally in each minibatch. A third network, the
-    *phase-transition predictor*, is matched to t on the same lines; it says for each point where on a line phase 1 has
-    brought it, and so from which time on it follows the straight flow.
+    X_t = (1 − t) X₀ + t X₁ between source and target samples, drawn apart. A third network, the *phase-transition
+    predictor*, is matched to t on the same lines; it says for each point where on a line phase 1 has brought it, and so
+    from which time on it follows the straight flow.
 
     Parameters
     ----------
@@ -635,8 +634,7 @@ class NSGFPlusPlus(BaseFlow):
     Notes
     -----
     Zhu et al. 2024, arXiv 2401.14069, section 4.3 and algorithms 3 to 5. A point takes ``n_evaluations`` evaluations of
-    the two fields, and one of the predictor, a smaller network. The paper pairs the ends of the lines at random; pairs
-    of least cost (Pooladian et al. 2023; Tong et al. 2024) are nearer to the lines of phase 1, and straighter.
+    the two fields, and one of the predictor, a smaller network.
 
     Examples
     --------
@@ -758,16 +756,7 @@ def _lines(
     """Return points X_t = (1 − t) X₀ + t X₁ of straight lines with their times, and the velocities X₁ − X₀."""
     x1 = target(n, rng)
     x0, t = source(len(x1), rng), rng.random(len(x1), dtype=np.float32)
-    x1 = np.concatenate([_paired(x0[k : k + _PAIRED], x1[k : k + _PAIRED]) for k in range(0, len(x1), _PAIRED)])
     return (x0 + t[:, None] * (x1 - x0), t), x1 - x0
-
-
-def _paired(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
-    """Return x1 in the order of least total cost Σ ½|x₀ − x₁|², that is of largest Σ ⟨x₀, x₁⟩."""
-    from scipy.optimize import linear_sum_assignment
-
-    products = np.einsum("id,jd->ij", x0, x1)  # on one core: BLAS would wait for the threads of torch, and they for it
-    return x1[linear_sum_assignment(products, maximize=True)[1]]
 
 
 def _timed(inputs: tuple[np.ndarray, np.ndarray], _: np.ndarray) -> tuple[tuple[np.ndarray], np.ndarray]:

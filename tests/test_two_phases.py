@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from nsgf import NSGF, NSGFPlusPlus, Training, datasets, metrics, ode
-from nsgf.estimator import _lines
 from nsgf.networks import UNet
 
 QUICK = {"max_iter": 400, "n_batches": 4, "batch_size": 128, "n_steps": 2, "device": "cpu", "random_state": 0}
@@ -28,18 +27,6 @@ def test_two_phases_come_nearer_the_target_than_the_first_alone(fitted):
     x, y = samples(500, seed=1)
     floor = metrics.wasserstein(samples(500, seed=2)[1], y)
     assert metrics.wasserstein(fitted.transform(x), y) < 3 * floor < metrics.wasserstein(x, y)
-
-
-def test_the_ends_of_lines_are_paired_in_order_on_the_line_and_at_least_cost_elsewhere():
-    rng = np.random.default_rng(0)
-    for d in (1, 3):
-        x, y = rng.normal(size=(2, 40, d)).astype(np.float32)
-        (z, t), u = _lines(datasets.rows(x), datasets.rows(y), 30, rng)
-        x0, x1 = z - t[:, None] * u, z + (1 - t[:, None]) * u
-        cost = np.sum(u**2)
-        assert all(cost <= np.sum((x0 - rng.permutation(x1)) ** 2) for _ in range(50))
-        if d == 1:
-            np.testing.assert_allclose(np.sort(x1[:, 0]), x1[np.argsort(x0[:, 0]), 0], atol=1e-5)
 
 
 @ignore_report

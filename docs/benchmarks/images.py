@@ -185,11 +185,11 @@ def make(model, recipe, x, device, seconds):
         return NSGF(max_iter=int(left / step), **options, **common)
 
     def timed(rng):
-        (z, t), _ = paired.draw(rng)
+        (z, t), _ = line.draw(rng)
         return (z,), t
 
     left = seconds - pool_seconds(line, recipe, recipe.n_steps, recipe.step_size)
-    steps = step, paired_step, seconds_a_step(TimePredictor(x.shape[1:]), timed, recipe, device)
+    steps = step, step, seconds_a_step(TimePredictor(x.shape[1:]), timed, recipe, device)
     max_iter = tuple(int(part * left / s) for part, s in zip(recipe.share, steps, strict=True))
     return NSGFPlusPlus(n_steps=recipe.n_steps, step_size=recipe.step_size, max_iter=max_iter, **common)
 
@@ -406,7 +406,8 @@ def section(key, part):
         "Precision, recall and the fraction of copies (0.01 for a model that does not copy) are those at 10",
         "evaluations.",
     ]
-    lines += ["", *table(head, rows), f"Machine: {part['machine']}. Versions: {part['versions']}. Seed {SEED}.", ""]
+    lines += ["", *table(head, rows), f"Machine: {part['machine']}. Versions: {part['versions']}. Seed {SEED}."]
+    lines += [part.get("note", ""), ""]
     for model, text in MODELS.items():
         file = f"images-{name}-{device}-{model.replace('+', 'p')}.png"
         if (HERE / file).exists():
