@@ -54,6 +54,11 @@ def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
     np.testing.assert_allclose(fitted._to_units(ends), path[-1], atol=1e-4)
 
 
+def test_rows_are_carried_independently(fitted):
+    x = samples(64, seed=1)[0]
+    np.testing.assert_allclose(fitted.transform(x)[10:20], fitted.transform(x[10:20]), atol=1e-4)
+
+
 def test_the_first_phase_is_the_flow_that_nsgf_learns(fitted):
     x = samples(50, seed=1)[0]
     alone = NSGF(**QUICK).fit(*samples())
