@@ -421,6 +421,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _network_shape(self) -> tuple[int, ...]:
         """Return the shape of one sample as the network sees it."""
         shape, width = self.sample_shape or self.sample_shape_, math.prod(self.sample_shape_)
+        if not isinstance(shape, tuple | list):
+            raise ValueError(f"sample_shape={shape!r} must be a tuple, such as (1, 28, 28), or None.")
         if math.prod(shape) != width:
             raise ValueError(
                 f"sample_shape={shape!r} has {math.prod(shape)} entries, but a sample has {width} features."
@@ -784,7 +786,7 @@ def _points(estimator: BaseEstimator, X: Any, name: str, min_rows: int = 2) -> n
 
 def _rows(X: Any) -> Any:
     """Return images (n, …) as rows (n, d); what has two dimensions or is no array passes through."""
-    return X.reshape(len(X), -1) if getattr(X, "ndim", 2) > 2 and len(X) else X
+    return X.reshape(len(X), math.prod(X.shape[1:])) if getattr(X, "ndim", 2) > 2 else X
 
 
 def _sample_shape(X: Any) -> tuple[int, ...]:

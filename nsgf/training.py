@@ -71,9 +71,9 @@ class Training:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
+        if isinstance(self.ema_decay, str) or not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay!r} must be at least 0 and below 1; 0.999 is a good value.")
-        if not self.clip > 0:
+        if isinstance(self.clip, str) or not self.clip > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
         for name in ("warmup", "validate_every", "patience", "refill_every", "checkpoint_every", "pool_bytes"):
             value, least = getattr(self, name), int(name == "checkpoint_every")

@@ -292,6 +292,7 @@ def test_a_refilled_pool_and_validation_are_recorded():
     [
         ({"ema_decay": 1.0}, "ema_decay=1.0 must be"),
         ({"clip": 0.0}, "clip=0.0 must be positive"),
+        ({"clip": "short"}, "clip='short' must be positive"),
         ({"warmup": -1}, "warmup=-1 must be"),
         ({"patience": 3}, "patience=3 needs validations"),
         ({"checkpoint_every": 0}, "checkpoint_every=0 must be"),

@@ -198,6 +198,10 @@ def test_rows_for_a_unet_and_a_shape_that_does_not_fit_are_clear_errors():
         NSGF(network="unet", **IMAGES).fit(None, pictures().reshape(-1, 64))
     with pytest.raises(ValueError, match=r"sample_shape=\(1, 7, 9\) has 63 entries, but a sample has 64 features"):
         NSGF(network="unet", sample_shape=(1, 7, 9), **IMAGES).fit(None, pictures().reshape(-1, 64))
+    with pytest.raises(ValueError, match="sample_shape=64 must be a tuple"):
+        NSGF(network="unet", sample_shape=64, **IMAGES).fit(None, pictures().reshape(-1, 64))
+    with pytest.raises(ValueError, match="X_tgt.*0 sample"):
+        NSGF(network="unet", **IMAGES).fit(None, pictures()[:0])
 
 
 @pytest.mark.gpu
