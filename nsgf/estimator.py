@@ -17,7 +17,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -296,32 +296,40 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         pick_device(self.device)
         self._check_learning()
 
-    def _match_velocities(
-        self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator, max_iter: int
-    ) -> None:
-        """Set ``field_``, ``blur_``, ``history_``, ``report_`` from the velocities of minibatch flows."""
-        from nsgf import matching
-
+    def _flow_minibatches(
+        self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator, with_lines: bool = False
+    ) -> "_Flows":
+        """Return the flows of minibatches; set ``blur_``, ``n_steps_``, ``flow_time_`` and begin ``history_``."""
         start = time.perf_counter()
         pairs, run = self._flows(source, target, rng)
-        pool = self._build_pool(pairs, run)
+        pool, lines = self._build_pools(pairs, run, rng.spawn(1)[0] if with_lines else None)
         held_out = [list(run(*pair)) for pair in itertools.islice(pairs, _HELD_OUT)]
         self.history_ = {"pool_seconds": time.perf_counter() - start}
-        steps = itertools.chain.from_iterable(map(enumerate, held_out))
-        batches = [((to_numpy(x), k / self.n_steps), to_numpy(res.v)) for k, (x, res) in steps]
         calls, refill_every = itertools.count(), self._training.refill_every
 
-        def draw(rng: np.random.Generator) -> Any:
+        def refill() -> None:
             if refill_every and next(calls) % refill_every == 0:
-                settle(*self._extend(pool, run(*next(pairs))), run.keywords["solve"])
-            t, x, v = pool.draw(self.train_batch_size, rng)
+                settle(*_extend(pool, lines, run(*next(pairs))), run.keywords["solve"])
+
+        return _Flows(pool, lines, held_out, refill)
+
+    def _match_velocities(self, flows: "_Flows", rng: np.random.Generator, max_iter: int, first: Any = None) -> None:
+        """Set ``field_`` and ``report_`` from the velocities of the flows; start from the weights of `first`."""
+        from nsgf import matching
+
+        steps = itertools.chain.from_iterable(map(enumerate, flows.held_out))
+        batches = [((to_numpy(x), k / self.n_steps), to_numpy(res.v)) for k, (x, res) in steps]
+
+        def draw(rng: np.random.Generator) -> Any:
+            flows.refill()
+            t, x, v = flows.pool.draw(self.train_batch_size, rng)
             return (x, t), v
 
-        self._train("field_", "", draw, batches, rng, max_iter)
+        self._train("field_", "", draw, batches, rng, max_iter, first)
         self.report_ = {
-            "max_error": pool.error,
-            "converged": pool.converged,
-            "minibatch_gap": flow.minibatch_gap(*held_out),
+            "max_error": flows.pool.error,
+            "converged": flows.pool.converged,
+            "minibatch_gap": flow.minibatch_gap(*flows.held_out),
             "regression_gap": matching.relative_error(self.field_, batches),
         }
         self._check_report()
@@ -341,39 +349,49 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             flow.flow_steps, blur=self.blur_ / self.scale_, n_steps=self.n_steps, step_size=self.step_size, solve=solve
         )
 
-    def _build_pool(self, pairs: Pairs, run: Any) -> flow.TrajectoryPool:
-        """Return the pool of `n_batches` flows; of one that is on disk, only what is missing is computed."""
+    def _build_pools(
+        self, pairs: Pairs, run: Any, lines_rng: np.random.Generator | None
+    ) -> "tuple[flow.TrajectoryPool, flow.Lines | None]":
+        """Return the pool of `n_batches` flows, and their lines where there is a Generator for them.
+
+        Of what is on disk, only the missing part is computed.
+        """
         x, y = first = next(pairs)
-        solve, rows = run.keywords["solve"], self.n_steps * len(x)
-        capacity, training = self.n_batches * rows, self._training
-        pool = flow.TrajectoryPool(capacity, x.shape[1], training.path("pool"), training.pool_bytes)
-        size, done = flow.batch_size(x, y, solve), len(pool) // rows
+        (n, d), solve, training = x.shape, run.keywords["solve"], self._training
+        parts = self.n_steps + (lines_rng is not None)  # of equal size
+        budget = None if training.pool_bytes is None else training.pool_bytes // parts
+        pool = flow.TrajectoryPool(
+            self.n_batches * self.n_steps * n, d, training.path("pool"), budget and budget * self.n_steps
+        )
+        done, lines = len(pool) // (self.n_steps * n), None
+        if lines_rng is not None:
+            lines = flow.Lines(self.n_batches * n, d, training.path("lines"), budget, rng=lines_rng)
+            lines.go_on_from(done * n)
+        size = flow.batch_size(x, y, solve)
         missing = itertools.islice(itertools.chain([first], pairs), done, self.n_batches)
         for x, y in self._progress(flow.batches(missing, size), -(-(self.n_batches - done) // size), "pool"):
-            self._extend(pool, run(x, y))
+            _extend(pool, lines, run(x, y))
         settle(pool.error, pool.converged, solve)
-        return pool
+        return pool, lines
 
-    def _extend(self, pool: flow.TrajectoryPool, steps: Iterator[tuple[Array, Velocity]]) -> tuple[float, bool]:
-        """Add flows to the pool one by one, in the place of the oldest where it is full; return their certificate."""
-        found = [(to_numpy(x), to_numpy(res.v), res.error, res.converged) for x, res in steps]
-        xs, vs = (np.stack([step[i] for step in found]) for i in (0, 1))  # (n_steps, …, n, d)
-        n, d = xs.shape[-2:]
-        certificate = max(step[2] for step in found), all(step[3] for step in found)
-        pool.certify(*certificate)
-        t = np.repeat(np.arange(self.n_steps) / self.n_steps, n)
-        for x, v in zip(*(z.reshape(self.n_steps, -1, n, d).swapaxes(0, 1) for z in (xs, vs)), strict=True):
-            pool.renew(t, x.reshape(-1, d), v.reshape(-1, d))
-        return certificate
-
-    def _train(  # noqa: PLR0913  which network, on what, and what it is checked on
-        self, name: str, prefix: str, draw: Any, batches: Batches, rng: np.random.Generator, max_iter: int
+    def _train(  # noqa: PLR0913  which network, on what, what it is checked on, and where it starts
+        self,
+        name: str,
+        prefix: str,
+        draw: Any,
+        batches: Batches,
+        rng: np.random.Generator,
+        max_iter: int,
+        first: Any = None,
     ) -> None:
         """Set the network of that name, and what ``history_`` says of its training under keys with the prefix."""
         from nsgf import matching
 
         start, training = time.perf_counter(), self._training
-        net = self._untrained(seed=int(rng.integers(2**31)))[name].to(pick_device(self.device))
+        net = self._untrained(seed=int(rng.integers(2**31)))[name]
+        if first is not None:
+            net.load_state_dict(first.state_dict())
+        net = net.to(pick_device(self.device))
         matched = matching.train(
             net,
             draw,
@@ -449,6 +467,32 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return networks.UNet(shape) if self.network == "unet" else networks.MLP(math.prod(shape))
+
+
+class _Flows(NamedTuple):
+    """Flows of minibatches: those for training, those held out, and a function that replaces the oldest in time."""
+
+    pool: flow.TrajectoryPool
+    lines: Any  # flow.Lines where they were asked for, else None
+    held_out: list[list[tuple[Array, Velocity]]]
+    refill: Callable[[], None]
+
+
+def _extend(
+    pool: flow.TrajectoryPool, lines: flow.Lines | None, steps: Iterator[tuple[Array, Velocity]]
+) -> tuple[float, bool]:
+    """Add flows to the pool one by one, in the place of the oldest where it is full; return their certificate."""
+    found = list(steps)
+    if lines is not None:
+        lines.add(*found[0])
+    xs, vs = (np.stack([to_numpy(z) for z in column]) for column in zip(*((x, res.v) for x, res in found), strict=True))
+    n_steps, n, d = len(found), *xs.shape[-2:]  # xs (n_steps, …, n, d)
+    certificate = max(res.error for _, res in found), all(res.converged for _, res in found)
+    pool.certify(*certificate)
+    t = np.repeat(np.arange(n_steps) / n_steps, n)
+    for x, v in zip(*(z.reshape(n_steps, -1, n, d).swapaxes(0, 1) for z in (xs, vs)), strict=True):
+        pool.renew(t, x.reshape(-1, d), v.reshape(-1, d))
+    return certificate
 
 
 class NSGF(BaseFlow):
@@ -581,7 +625,7 @@ class NSGF(BaseFlow):
         _check_count("max_iter", self.max_iter)
 
     def _learn(self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator) -> None:
-        self._match_velocities(source, target, rng, self.max_iter)
+        self._match_velocities(self._flow_minibatches(source, target, rng), rng, self.max_iter)
         self.n_iter_ = len(self.history_["loss"])
 
     def _path(self, x: np.ndarray) -> Iterator[np.ndarray]:
@@ -600,9 +644,9 @@ class NSGFPlusPlus(BaseFlow):
     """Two-phase flow: few steps of the Sinkhorn gradient flow, then a straight flow from where they have led.
 
     Phase 1 is `NSGF` with at most five steps. Phase 2 is a *neural straight flow*, matched to X₁ − X₀ along the lines
-    X_t = (1 − t) X₀ + t X₁ between source and target samples, drawn apart. A third network, the *phase-transition
-    predictor*, is matched to t on the same lines; it says for each point where on a line phase 1 has brought it, and so
-    from which time on it follows the straight flow.
+    X_t = (1 − t) X₀ + t X₁ between source and target samples that the plans of the minibatches pair. A third network,
+    the *phase-transition predictor*, is matched to t on the same lines; it says for each point where on a line phase 1
+    has brought it, and so from which time on it follows the straight flow.
 
     Parameters
     ----------
@@ -635,8 +679,10 @@ class NSGFPlusPlus(BaseFlow):
 
     Notes
     -----
-    Zhu et al. 2024, arXiv 2401.14069, section 4.3 and algorithms 3 to 5. A point takes ``n_evaluations`` evaluations of
-    the two fields, and one of the predictor, a smaller network.
+    Zhu et al. 2024, arXiv 2401.14069, section 4.3 and algorithms 3 to 5, where the ends of the lines are drawn apart;
+    paired ends make a straighter flow (see ``docs/benchmarks/images``). The straight field is trained first, on
+    `n_batches` times `batch_size` lines, and the velocity field from its weights. A point takes ``n_evaluations``
+    evaluations of the two fields, and one of the predictor, a smaller network.
 
     Examples
     --------
@@ -722,10 +768,18 @@ class NSGFPlusPlus(BaseFlow):
 
     def _learn(self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator) -> None:
         velocity_iter, straight_iter, time_iter = self._max_iters()
-        self._match_velocities(source, target, rng, velocity_iter)
-        line = functools.partial(_lines, source, target, self.train_batch_size)
-        held_out = [line(rng) for _ in range(_VALIDATION_BATCHES)]  # ((x, t), u)
+        flows = self._flow_minibatches(source, target, rng, with_lines=True)
+        unseen = flow.Lines(sum(len(steps[0][0]) for steps in flows.held_out), target(1, rng).shape[1], rng=rng)
+        for first, *_ in flows.held_out:
+            unseen.add(*first)
+        held_out = [unseen.draw(self.train_batch_size, rng) for _ in range(_VALIDATION_BATCHES)]  # ((x, t), u)
+
+        def line(rng: np.random.Generator) -> Any:
+            flows.refill()
+            return flows.lines.draw(self.train_batch_size, rng)
+
         self._train("straight_field_", "straight_", line, held_out, rng, straight_iter)
+        self._match_velocities(flows, rng, velocity_iter, first=self.straight_field_)
         times = [((x,), t) for (x, t), _ in held_out]
         self._train("time_predictor_", "time_", lambda rng: _timed(*line(rng)), times, rng, time_iter)
         self.report_["time_error"] = float(np.mean([np.abs(self._time(x) - t) for (x,), t in times]))
@@ -750,15 +804,6 @@ class NSGFPlusPlus(BaseFlow):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return fields | {"time_predictor_": TimePredictor(self._network_shape())}
-
-
-def _lines(
-    source: datasets.Source, target: datasets.Source, n: int, rng: np.random.Generator
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Return points X_t = (1 − t) X₀ + t X₁ of straight lines with their times, and the velocities X₁ − X₀."""
-    x1 = target(n, rng)
-    x0, t = source(len(x1), rng), rng.random(len(x1), dtype=np.float32)
-    return (x0 + t[:, None] * (x1 - x0), t), x1 - x0
 
 
 def _timed(inputs: tuple[np.ndarray, np.ndarray], _: np.ndarray) -> tuple[tuple[np.ndarray], np.ndarray]:

@@ -18,7 +18,16 @@ from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, to
 from nsgf.sinkhorn import Velocity, centred, first_start, pick_blur, rest_potentials, settle, solve_velocity
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
 
-__all__ = ["Trajectory", "TrajectoryPool", "batch_size", "batches", "flow_steps", "minibatch_gap", "sinkhorn_flow"]
+__all__ = [
+    "Lines",
+    "Trajectory",
+    "TrajectoryPool",
+    "batch_size",
+    "batches",
+    "flow_steps",
+    "minibatch_gap",
+    "sinkhorn_flow",
+]
 
 
 _ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one batch
@@ -204,8 +213,8 @@ class TrajectoryPool:
         size = capacity * (2 * n_features + 1) * dtype.itemsize
         if max_bytes is not None and size > max_bytes:
             raise ValueError(
-                f"the pool takes {size:,} bytes, {size // capacity} a row, more than pool_bytes={max_bytes:,}. Lower "
-                f"n_batches to {max_bytes / size:.2f} of its value, or raise pool_bytes."
+                f"the pool takes {size:,} bytes, {size // capacity} a row, but pool_bytes leaves {max_bytes:,} for it. "
+                f"Lower n_batches to {max_bytes / size:.2f} of its value, or raise pool_bytes."
             )
         arrays = {name: (shape, dtype) for name, shape in shapes.items()} | {"state": ((3,), np.dtype(np.float64))}
         if directory is None:
@@ -244,6 +253,10 @@ class TrajectoryPool:
             self._rows[name][block] = to_numpy(values)
         self._state[0] = first + len(x)  # last, so that rows cut short by a kill do not count
 
+    def keep(self, n: int) -> None:
+        """Forget all rows but the first `n`."""
+        self._state[0] = min(n, len(self))
+
     def certify(self, error: float, converged: bool) -> None:
         """Take the certificate of velocities that were added into that of all."""
         self._state[1:] = max(self.error, error), not (self.converged and converged)
@@ -259,6 +272,63 @@ class TrajectoryPool:
         """All rows: t (len,), x (len, d), v (len, d)."""
         t, x, v = (z[: len(self)] for z in self._rows.values())
         return t, x, v
+
+
+class Lines:
+    r"""Straight lines from the particles of many flows to partners drawn from the plan of their first step.
+
+    .. math::  X_t = (1 - t)\, X_0 + t\, X_1, \qquad (X_0, X_1) \sim P, \qquad u = X_1 - X_0
+
+    (NSGF++, eq. 18, where the ends are drawn apart.) Of all couplings that keep both marginals, the plan is the one
+    whose lines cross least, so the field of their velocities is the straightest.
+
+    Parameters
+    ----------
+    capacity, n_features, directory, max_bytes : as in :class:`TrajectoryPool`
+        Where the lines are kept.
+    rng : numpy Generator
+        Draws the partners, by one number a particle.
+
+    Examples
+    --------
+    >>> x, solve = np.arange(3.0)[:, None], Sinkhorn()
+    >>> (_, res), *_ = flow_steps(x, x + 5.0, 0.1, 1, 1.0, solve)
+    >>> lines = Lines(3, 1, rng=np.random.default_rng(0))
+    >>> lines.add(x, res)
+    >>> (x_t, t), u = lines.draw(4, np.random.default_rng(1))
+    >>> x_t.shape, t.shape, u.round(6).ravel().tolist()
+    ((4, 1), (4,), [5.0, 5.0, 5.0, 5.0])
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        n_features: int,
+        directory: "str | os.PathLike[str] | None" = None,
+        max_bytes: int | None = None,
+        *,
+        rng: np.random.Generator,
+    ) -> None:
+        self._pool, self._rng = TrajectoryPool(capacity, n_features, directory, max_bytes), rng
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def add(self, x: Array, res: Velocity) -> None:
+        """Append a line for every particle x (…, n, d) of a first step, in the place of the oldest in a full pool."""
+        x0, x1 = (to_numpy(z).reshape(-1, x.shape[-1]) for z in (x, res.partners(self._rng)))
+        self._pool.renew(0.0, x0, x1 - x0)
+
+    def go_on_from(self, n: int) -> None:
+        """Forget all but the first `n` lines, and draw partners as if they had just been added."""
+        self._pool.keep(n)
+        self._rng.random(n)
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """Return points of lines (size, d), their times (size,), and the lines' velocities (size, d)."""
+        _, x0, u = self._pool.draw(size, rng)
+        t = rng.random(size, dtype=np.float32)
+        return (x0 + t[:, None] * u, t), u
 
 
 def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, np.ndarray]:

@@ -19,9 +19,11 @@ import math
 import warnings
 from typing import Any
 
-from nsgf._arrays import Array, as_pair, as_weights, like, namespace
+import numpy as np
+
+from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
 from nsgf.fixed_point import LEAST_UNIT, rms
-from nsgf.kernel import Kernel
+from nsgf.kernel import Kernel, half_squares
 from nsgf.solvers import Potentials, Sinkhorn, Solver, pick_solver, self_potentials
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
+_PLAN_BLOCK = 2**22  # entries of the plan that exist at a time
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
 
 
@@ -127,6 +130,32 @@ class Velocity:
         zs = xp.astype(zs, self.pair.x.dtype)
         v = _field_at(zs - self.pair.x_mean, self.pair, self.cross, self.self_potentials, self.eps)
         return like(xp.astype(v, dtype), z)
+
+    def partners(self, rng: np.random.Generator) -> Array:
+        """Draw a target point for every particle from the plan: y_j with probability P_ij / a_i, shape (n, d).
+
+        Examples
+        --------
+        >>> x = np.array([[0.0], [1.0]])
+        >>> sinkhorn_velocity(x, x + 5.0, blur=0.1).partners(np.random.default_rng(0))
+        array([[5.],
+               [6.]])
+        """
+        x, y, h = self.pair.x, self.pair.y, self.cross.g - half_squares(self.pair.y)
+        xp, m = namespace(x), y.shape[-2]
+        u = xp.asarray(rng.random(x.shape[:-1]), dtype=x.dtype, device=device(x))
+        with np.errstate(divide="ignore"):
+            log_b = xp.log(self.pair.b)
+        drawn = []
+        for i in range(0, x.shape[-2], step := max(1, _PLAN_BLOCK // m)):
+            scores = (x[..., i : i + step, :] @ y.mT + h[..., None, :]) / self.eps + log_b
+            mass = xp.cumulative_sum(xp.exp(scores - xp.max(scores, axis=-1, keepdims=True)), axis=-1)
+            below = mass <= u[..., i : i + step, None] * mass[..., -1:]
+            drawn.append(xp.clip(xp.sum(below, axis=-1), None, m - 1))
+        j = xp.concat(drawn, axis=-1).reshape(-1, x.shape[-2])  # (problems, n)
+        first = m * xp.arange(len(j), device=device(x))[:, None]
+        chosen = xp.take(y.reshape(-1, y.shape[-1]), (first + j).reshape(-1), axis=0)
+        return chosen.reshape(x.shape) + self.pair.y_mean[..., None, :]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import ot
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from nsgf import (
     sinkhorn_flow,
     sinkhorn_velocity,
 )
-from nsgf.flow import flow_steps, minibatch_gap
+from nsgf.flow import Lines, flow_steps, minibatch_gap
 
 
 def clouds(n=60, m=80, seed=0):
@@ -113,7 +114,7 @@ def test_a_pool_on_disk_has_the_rows_of_one_in_memory_to_half_precision_and_open
 
 
 def test_a_pool_over_its_budget_says_what_to_do():
-    with pytest.raises(ValueError, match=r"takes 28,000 bytes.*pool_bytes=10,000.*n_batches to 0\.36"):
+    with pytest.raises(ValueError, match=r"takes 28,000 bytes.*pool_bytes leaves 10,000.*n_batches to 0\.36"):
         TrajectoryPool(1000, 3, max_bytes=10_000)
 
 
@@ -127,6 +128,53 @@ def test_a_disk_without_room_for_the_pool_says_so_and_keeps_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("solver", [POT(), Sinkhorn(tol=1e-4)], ids=["POT", "Sinkhorn"])
+def test_partners_are_drawn_from_the_plan(solver):
+    rng, n_draws = np.random.default_rng(0), 4000
+    x, y = clouds(6, 5)
+    a, b = np.arange(1.0, 7.0) / 21, np.array([0.1, 0.4, 0.0, 0.3, 0.2])
+    res = sinkhorn_velocity(x, y, 1.5, a, b, solver)
+    found = np.stack([res.partners(rng) for _ in range(n_draws)])  # (n_draws, 6, 2)
+    share = np.all(np.isclose(found[:, :, None], y), axis=3).mean(axis=0)  # (6, 5)
+    plan = ot.sinkhorn(a, b, ot.dist(x, y), 2 * 1.5**2, stopThr=1e-12)  # POT's cost is |x − y|²
+    assert np.abs(share - plan / a[:, None]).max() < 4 * 0.5 / n_draws**0.5
+    np.testing.assert_allclose(share.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("n_flows", [None, 3])
+def test_lines_join_translated_clouds_point_by_point(n_flows):
+    rng = np.random.default_rng(0)
+    x = np.stack(np.meshgrid(np.arange(8.0), np.arange(5.0)), axis=-1).reshape(40, 2)  # well apart
+    x = x + 0.1 * rng.normal(size=(40, 2) if n_flows is None else (n_flows, 40, 2))
+    shift = np.array([5.0, -1.0]) if n_flows is None else rng.normal(size=(n_flows, 1, 2))
+    ((_, res),) = flow_steps(x, x + shift, 0.05, 1, 1.0, Sinkhorn(tol=1e-6))
+    lines = Lines(x.size // 2, 2, rng=rng)
+    lines.add(x, res)
+    (x_t, t), u = lines.draw(500, rng)
+    starts, shifts = x.reshape(-1, 2), np.broadcast_to(shift, x.shape).reshape(-1, 2)
+    nearest = np.argmin(np.linalg.norm((x_t - t[:, None] * u)[:, None] - starts, axis=2), axis=1)
+    np.testing.assert_allclose(x_t - t[:, None] * u, starts[nearest], atol=1e-5)
+    np.testing.assert_allclose(u, shifts[nearest], atol=1e-5)
+    assert 0 <= t.min() < 0.1 < 0.9 < t.max() < 1
+
+
+def test_lines_that_go_on_are_those_of_an_unbroken_run(tmp_path):
+    steps = [next(flow_steps(*clouds(20, 20, seed), 1.0, 1, 1.0, Sinkhorn())) for seed in range(3)]
+    unbroken = Lines(60, 2, rng=np.random.default_rng(0))
+    for step in steps:
+        unbroken.add(*step)
+    broken = Lines(60, 2, tmp_path, rng=np.random.default_rng(0))
+    for step in steps[:2]:
+        broken.add(*step)
+    again = Lines(60, 2, tmp_path, rng=np.random.default_rng(0))
+    again.go_on_from(20)  # the second flow was cut short
+    for step in steps[1:]:
+        again.add(*step)
+    assert len(again) == 60
+    for one, other in zip(*(lines.draw(200, np.random.default_rng(1)) for lines in (unbroken, again)), strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=5e-3)
 
 
 @given(

@@ -306,7 +306,7 @@ def test_a_bad_habit_is_named(options, words):
 
 
 def test_a_pool_over_its_budget_is_an_error_of_fit():
-    with pytest.raises(ValueError, match="pool_bytes=1,000"):
+    with pytest.raises(ValueError, match="pool_bytes leaves 1,000"):
         NSGF(**QUICK, training=Training(pool_bytes=1000)).fit(*samples())
     with pytest.raises(ValueError, match="training='fast' must be"):
         NSGF(**QUICK, training="fast").fit(*samples())

@@ -48,7 +48,8 @@ def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
     np.testing.assert_array_equal(fitted.phases, [1, 1, 2, 2, 2, 2, 2])
     np.testing.assert_allclose(path[0], x, atol=1e-5)
     np.testing.assert_array_equal(path[-1], fitted.transform(x))
-    assert np.all((tau > 0) & (tau < 1))
+    assert np.all((tau >= 0) & (tau <= 1))
+    assert 0.1 < tau.mean() < 0.9
     field = fitted._on_device(fitted.straight_field_)
     ends = ode.integrate(field, fitted._to_unit(path[2]), np.linspace(tau, 1.0, 6))
     np.testing.assert_allclose(fitted._to_units(ends), path[-1], atol=1e-4)
@@ -60,9 +61,10 @@ def test_rows_are_carried_independently(fitted):
 
 
 def test_the_first_phase_is_the_flow_that_nsgf_learns(fitted):
-    x = samples(50, seed=1)[0]
     alone = NSGF(**QUICK).fit(*samples())
-    np.testing.assert_array_equal(fitted.trajectory(x)[:3], alone.trajectory(x))
+    for name in ("minibatch_gap", "max_error"):  # of the same flows
+        assert fitted.report_[name] == alone.report_[name]
+    assert fitted.report_["regression_gap"] < 1.1 * alone.report_["regression_gap"]
 
 
 @pytest.mark.parametrize(("model", "options"), [(NSGF, {}), (NSGFPlusPlus, {"n_straight_steps": 3})])
