@@ -17,14 +17,15 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from nsgf import _io, datasets, flow, ode
+from nsgf import _io, conditions, datasets, flow, minibatches, ode
 from nsgf._arrays import Array, as_pair, like, on_device, pick_device, to_numpy
+from nsgf.conditions import UNKNOWN, Conditions
 from nsgf.sinkhorn import Velocity, pick_blur, settle, sinkhorn_divergence, spread
 from nsgf.solvers import POT, Sinkhorn, Solver, pick_solver
 from nsgf.training import Training
@@ -40,25 +41,35 @@ _REMEDIES = {
     "minibatch_gap": "two minibatches disagree, so the flow is that of small samples. Raise batch_size or blur.",
 }
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
-_NOT_MEANT = ("random_state", "verbose", "device", "n_straight_steps")  # change nothing that is learnt
-Pairs = Iterator[tuple[Array, Array]]
+_NOT_MEANT = ("random_state", "verbose", "device", "n_straight_steps", "guidance")  # change nothing that is learnt
+Steps = list[tuple[Array, Velocity]]
 Batches = list[tuple[tuple[Any, ...], np.ndarray]]  # inputs of a network and its target
 
 
 class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     """Contract of every flow estimator; not for direct use."""
 
+    classes_: tuple[Any, ...] | None
+    condition_shift_: Any  # arrays of shape (k,), or None
+    condition_scale_: Any
+    source_conditions_: Any  # codes (n,) or conditions (n, k) of the source samples, or None
+    source_: Any
+    times_: Any
+
     @abc.abstractmethod
-    def _learn(self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator) -> None:
-        """Learn the networks from samples of unit spread; set ``history_``, ``report_`` and ``n_iter_``."""
+    def _learn(self, drawn: minibatches.Minibatches, rng: np.random.Generator) -> None:
+        """Learn the networks from minibatches of unit spread; set ``history_``, ``report_`` and ``n_iter_``."""
 
     @abc.abstractmethod
     def _check_learning(self) -> None:
         """Raise on a bad parameter that other leaves do not have."""
 
     @abc.abstractmethod
-    def _path(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the positions of x, from the source to the target, in units of the spread."""
+    def _path(self, x: np.ndarray, c: np.ndarray | None, span: tuple[float, float]) -> Iterator[np.ndarray]:
+        """Yield the positions of x, from the source to the target, in units of the spread.
+
+        `c` are conditions (n, k), and `span` the unit times of a time course.
+        """
 
     @abc.abstractmethod
     def _untrained(self, seed: int) -> dict[str, Any]:
@@ -69,16 +80,29 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def n_evaluations(self) -> int:
         """Function evaluations (NFE) of one point on its way from the source to the target."""
 
-    def fit(self, X_src: Any, X_tgt: Any) -> Self:
+    def _check_course(self) -> None:
+        """Raise where the leaf has no time courses."""
+
+    def fit(self, X_src: Any, X_tgt: Any = None, *, y_src: Any = None, y_tgt: Any = None, pairs: Any = None) -> Self:
         """Learn the field that carries the law of `X_src` to that of `X_tgt`.
 
         Parameters
         ----------
         X_src : array-like of shape (n, d) or (n, …), or None
             Source samples; None stands for Gaussian noise with the mean and standard deviation of each target feature.
+            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, without `X_tgt`: the field then
+            carries each snapshot to the next.
         X_tgt : array-like of shape (m, d) or (m, …)
             Target samples: points, never labels. NumPy, CuPy or torch arrays, lists, pandas or polars frames. Images
             have shape (m, c, h, w) or (m, h, w), in any units.
+        y_src, y_tgt : array-like of shape (n,) and (m,), or (n, k) and (m, k), optional
+            Conditions of the samples. One dimension means labels, of any hashable kind: mass stays within a label.
+            −1 or None is unknown: such a row goes with the label of a partner in the plan without labels. Two
+            dimensions mean continuous conditions, which enter the cost with `condition_weight`. Without `y_src` any
+            source sample may be asked for any condition.
+        pairs : array-like of shape (k, 2), optional
+            Rows of `X_src` and `X_tgt` that are known to belong together. They go to each other, and all other rows are
+            transported with regard to their places among them, with `condition_weight`.
 
         Returns
         -------
@@ -87,7 +111,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         Raises
         ------
         ValueError
-            On NaN, infinite, empty, single-row or mismatched samples, or a parameter out of its range.
+            On NaN, infinite, empty, single-row or mismatched samples, conditions of another length, labels on one side
+            only, pairs out of range, or a parameter out of its range.
         TypeError
             On sparse input.
 
@@ -99,43 +124,162 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             Where solves did not converge, by the solver's policy.
         """
         self._check_parameters()
+        if X_tgt is None:
+            return self._fit_course(X_src, y_src, y_tgt, pairs)
         y = _points(self, X_tgt, "X_tgt")
         x = y if X_src is None else _points(self, X_src, "X_src")
         as_pair(x, y, ("X_src", "X_tgt"))
-        validate_data(self, _rows(X_tgt if X_src is None else X_src), reset=True, skip_check_array=True)
-        self.sample_shape_ = _sample_shape(X_tgt)
+        known = self._know(None if X_src is None else len(x), len(y), y_src, y_tgt, pairs)
+        self.times_ = None
+        rng, target = self._begin(X_tgt if X_src is None else X_src, X_tgt, x, y, (X_src is None, *known))
+        self.source_ = None if X_src is None else self._to_unit(x)
+        self._learn(self._minibatches(target, *known, rng), rng)
+        return self
+
+    def _fit_course(self, snapshots: Any, y_src: Any, y_tgt: Any, pairs: Any) -> Self:
+        """Learn the field through the snapshots of a time course."""
+        times, samples = _snapshots(snapshots)
+        self._check_course()
+        if not (y_src is None and y_tgt is None and pairs is None):
+            raise ValueError("y_src, y_tgt and pairs do not go with a time course; fit each label by itself.")
+        xs = [_points(self, X, f"X_src at time {t:g}") for t, X in zip(times, samples, strict=True)]
+        for t, x in zip(times, xs, strict=True):
+            as_pair(xs[0], x, (f"X_src at time {times[0]:g}", f"X_src at time {t:g}"))
+        self.classes_ = self.condition_shift_ = self.condition_scale_ = self.source_conditions_ = None
+        self.times_ = np.array(times)
+        earlier, later = np.concatenate(xs[:-1]), np.concatenate(xs[1:])
+        rng, _ = self._begin(samples[0], samples[-1], earlier, later, tuple(times))
+        units = [self._to_unit(x) for x in xs]
+        self.source_ = units[0]
+        self.noise_scale_, self.target_ = units[-1].std(axis=0), units[-1][:_REFERENCE_ROWS]
+        self._learn(minibatches.course(units, self._unit_times(self.times_), self.batch_size, rng), rng)
+        return self
+
+    def _begin(
+        self, first: Any, last: Any, x: np.ndarray, y: np.ndarray, known: tuple[Any, ...]
+    ) -> tuple[np.random.Generator, np.ndarray]:
+        """Set what every fit does, from data of both ends; return its Generator, and the target in units."""
+        validate_data(self, _rows(first), reset=True, skip_check_array=True)
+        self.sample_shape_ = _sample_shape(last)
         self._untrained(seed=0)
         if self._training.directory is not None:
-            self._training.claim(self._key(None if X_src is None else x, y))
+            self._training.claim(self._key(x, y, *known))
         rng, self._sampler = as_rng(self.random_state).spawn(2)
         self.shift_, self.scale_ = y.mean(axis=0), _scale(x, y)
         target = self._to_unit(y)
-        self.source_ = None if X_src is None else self._to_unit(x)
         self.noise_scale_ = target.std(axis=0)
         self.target_ = datasets.rows(target)(min(len(target), _REFERENCE_ROWS), rng)
-        self._learn(self._source(), _no_more_than(target), rng)
-        return self
+        return rng, target
 
-    def transform(self, X: Any) -> Array:
+    def _know(self, n: int | None, m: int, y_src: Any, y_tgt: Any, pairs: Any) -> tuple[Any, Any]:
+        """Return the conditions of the targets and the pairs; set ``classes_`` and its like."""
+        found, self.source_conditions_, codes = conditions.read(n, m, y_src, y_tgt)
+        self.classes_ = None if found is None or not found.classes else found.classes
+        self.condition_shift_ = self.condition_scale_ = None
+        if found is not None and not found.classes:
+            self.condition_shift_, self.condition_scale_ = found.shift, found.scale
+        if pairs is not None and (n is None or found is not None):
+            raise ValueError("pairs go with samples X_src and X_tgt, and not with y_src or y_tgt.")
+        return codes, None if pairs is None or n is None else _check_pairs(pairs, n, m)
+
+    @property
+    def _conditions(self) -> Conditions | None:
+        if self.classes_ is not None:
+            return Conditions(tuple(self.classes_))
+        return None if self.condition_shift_ is None else Conditions((), self.condition_shift_, self.condition_scale_)
+
+    def _minibatches(
+        self, target: np.ndarray, codes: np.ndarray | None, pairs: np.ndarray | None, rng: np.random.Generator
+    ) -> minibatches.Minibatches:
+        """Return minibatches without end."""
+        n, source, kinds = self.batch_size, self.source_, self._conditions
+        n = n if source is None else min(n, len(source))
+        if source is not None and pairs is not None:
+            return minibatches.anchored(source, target, pairs, n, self.condition_weight, rng)
+        if kinds is None or codes is None:
+            return minibatches.plain(self._source(), _no_more_than(target), n, self.batch_size, rng)
+        return minibatches.with_dropped(
+            self._conditional(kinds, codes, target, n, rng),
+            self._source(),
+            _no_more_than(target),
+            min(round(self._training.condition_dropout * n), len(target)),
+            kinds.n_columns,
+            rng,
+        )
+
+    def _conditional(
+        self, kinds: Conditions, codes: np.ndarray, target: np.ndarray, n: int, rng: np.random.Generator
+    ) -> minibatches.Minibatches:
+        """Return minibatches of labels, or of continuous conditions."""
+        source, own = self.source_, self.source_conditions_
+        given = self._source() if own is None else source
+        if not kinds.classes:
+            return minibatches.conditioned(given, own, target, codes, kinds.columns, n, self.condition_weight, rng)
+        if source is not None and own is not None and (UNKNOWN in own or UNKNOWN in codes):
+            blur = self.blur if isinstance(self.blur, str) else self.blur / self.scale_
+            blur, solve = pick_blur(blur, source, target), self._pool_solver()
+            return minibatches.partly_labelled(source, own, target, codes, kinds.columns, n, rng, blur, solve)
+        return minibatches.labelled(given, own, target, codes, kinds.columns, n, rng)
+
+    def transform(self, X: Any, y: Any = None, *, t0: float | None = None, t1: float | None = None) -> Array:
         """Carry source samples to the target.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, …)
             New source samples.
+        y : label, array-like of shape (n,) or (n, k), optional
+            Conditions to carry them to, or one for all; unknown where it is left out.
+        t0, t1 : float, optional
+            Times of a time course: `X` lies at `t0` and is carried to `t1`; the first and the last by default.
 
         Returns
         -------
         array of the shape of `X`
             In the library, device and floating dtype of `X`.
+
+        Raises
+        ------
+        ValueError
+            On data of another width, a label that the model was not fitted with, or times out of range.
         """
-        return _in_shape_of(X, self._to_units(_last(self._path(self._to_unit(self._check_new(X))))))
+        return _in_shape_of(X, self._to_units(_last(self._path_of(X, y, t0, t1))))
 
-    def trajectory(self, X: Any) -> Array:
+    def trajectory(self, X: Any, y: Any = None, *, t0: float | None = None, t1: float | None = None) -> Array:
         """Return the positions of source samples at the start and after every step, shape (k, n, d) or (k, n, …)."""
-        return _in_shape_of(X, self._to_units(np.stack(list(self._path(self._to_unit(self._check_new(X)))))))
+        return _in_shape_of(X, self._to_units(np.stack(list(self._path_of(X, y, t0, t1)))))
 
-    def sample(self, n: int = 1, random_state: Any = None) -> np.ndarray:
+    def _path_of(self, X: Any, y: Any, t0: float | None, t1: float | None) -> Iterator[np.ndarray]:
+        x = self._to_unit(self._check_new(X))
+        return self._path(x, self._columns(y, len(x)), self._span(t0, t1))
+
+    def _columns(self, y: Any, n: int) -> np.ndarray | None:
+        """Return the conditions of `n` samples for the network; None for a model without conditions."""
+        kinds = self._conditions
+        if kinds is None:
+            if y is not None:
+                raise ValueError("y was given to a model that was fitted without conditions; fit with y_tgt first.")
+            return None
+        return np.zeros((n, kinds.n_columns), np.float32) if y is None else kinds.columns(kinds.read(y, "y", n))
+
+    def _span(self, t0: float | None, t1: float | None) -> tuple[float, float]:
+        """Return the unit times of a time course; (0, 1) without."""
+        if self.times_ is None:
+            if not (t0 is None and t1 is None):
+                raise ValueError("t0 and t1 belong to a time course; fit one first: fit({t: X_t}).")
+            return 0.0, 1.0
+        begin, end = float(self.times_[0]), float(self.times_[-1])
+        t0, t1 = begin if t0 is None else t0, end if t1 is None else t1
+        if not begin <= t0 < t1 <= end:
+            raise ValueError(f"t0={t0!r} and t1={t1!r} must rise within the times of the fit, {begin:g} to {end:g}.")
+        first, last = self._unit_times(np.array([t0, t1]))
+        return first, last
+
+    def _unit_times(self, t: np.ndarray) -> list[float]:
+        """Return times as parts of the course, 0 at its first snapshot and 1 at its last."""
+        return ((t - self.times_[0]) / (self.times_[-1] - self.times_[0])).tolist()
+
+    def sample(self, n: int = 1, random_state: Any = None, *, y: Any = None) -> np.ndarray:
         """Draw `n` fresh points from the source and carry them to the target.
 
         Parameters
@@ -144,6 +288,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             Number of samples.
         random_state : int or numpy Generator, optional
             Fixes this call; by default every call continues the stream that the estimator's own `random_state` began.
+        y : label, array-like of shape (n,) or (n, k), optional
+            Conditions of the samples, or one for all. Left out, they are unknown, or those of the source rows drawn
+            where the model was fitted with `y_src`.
 
         Returns
         -------
@@ -153,8 +300,24 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if not (isinstance(n, int | np.integer) and n >= 1):
             raise ValueError(f"n={n!r} must be an integer of at least 1.")
         rng = self._sampler if random_state is None else as_rng(random_state)
-        x = self._source()(int(n), rng)
-        return self._to_units(_last(self._path(x))).reshape(int(n), *self.sample_shape_)
+        x, c = self._draw(int(n), y, rng)
+        return self._to_units(_last(self._path(x, c, (0.0, 1.0)))).reshape(int(n), *self.sample_shape_)
+
+    def _draw(self, n: int, y: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return source points and their conditions for the network."""
+        own, kinds = self.source_conditions_, self._conditions
+        if own is None or kinds is None:
+            return self._source()(n, rng), self._columns(y, n)
+        if y is None:
+            i = rng.choice(len(own), size=n, replace=n > len(own))
+            return self.source_[i], kinds.columns(own[i])
+        if not kinds.classes:
+            raise ValueError("y of sample needs labels, or a model fitted without y_src; use transform(X, y).")
+        codes, i = kinds.read(y, "y", n), np.empty(n, dtype=int)
+        for k in np.unique(codes):
+            rows, which = np.flatnonzero((own == k) | (k == UNKNOWN)), np.flatnonzero(codes == k)
+            i[which] = rng.choice(rows, size=len(which), replace=len(which) > len(rows))
+        return self.source_[i], kinds.columns(codes)
 
     def score(self, X: Any, X_tgt: Any = None) -> float:
         """Return −S_ε(transform(X), X_tgt): at most about zero, larger is better, in squared units of the data.
@@ -229,6 +392,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if "feature_names_in_" in meta["values"]:
             self.feature_names_in_ = np.array(meta["values"]["feature_names_in_"], dtype=object)
         self.sample_shape_ = tuple(self.sample_shape_)
+        if self.classes_ is not None:
+            self.classes_ = tuple(tuple(label) if isinstance(label, list) else label for label in self.classes_)
         self.history_ = meta["history_"] | _below("history_", arrays)
         for name, net in self._untrained(seed=0).items():
             net.load_state_dict({k: torch.from_numpy(v) for k, v in _below(name, arrays).items()})
@@ -265,7 +430,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _training(self) -> Training:
         return Training() if self.training is None else self.training
 
-    def _key(self, *samples: "np.ndarray | None") -> str:
+    def _key(self, *samples: Any) -> str:
         """Return what tells this training from one of other data or parameters."""
         import torch
 
@@ -280,12 +445,16 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         key = hashlib.sha256(json.dumps(meant, sort_keys=True).encode())
         weights = self.network.state_dict().values() if isinstance(self.network, torch.nn.Module) else ()
         for array in (*samples, *(w.detach().cpu().numpy() for w in weights)):
-            key.update(b"" if array is None else np.ascontiguousarray(array).data)
+            key.update(np.ascontiguousarray(array).data if isinstance(array, np.ndarray) else repr(array).encode())
         return key.hexdigest()
 
     def _check_parameters(self) -> None:
         for name, least in (("batch_size", 2), ("n_batches", 1), ("train_batch_size", 1)):
             _check_count(name, getattr(self, name), least)
+        if isinstance(self.guidance, str) or not np.isfinite(self.guidance):
+            raise ValueError(f"guidance={self.guidance!r} must be a number; 1.0 follows the conditional field.")
+        if isinstance(self.condition_weight, str) or not 0 < self.condition_weight < float("inf"):
+            raise ValueError(f"condition_weight={self.condition_weight!r} must be positive; 4.0 is a good value.")
         if isinstance(self.learning_rate, str) or not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate={self.learning_rate!r} must be positive; 5e-3 is a good value.")
         if not (self.training is None or isinstance(self.training, Training)):
@@ -296,83 +465,76 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         pick_device(self.device)
         self._check_learning()
 
-    def _flow_minibatches(
-        self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator, with_lines: bool = False
-    ) -> "_Flows":
+    def _flows(self, drawn: minibatches.Minibatches, rng: np.random.Generator, with_lines: bool = False) -> "_Flows":
         """Return the flows of minibatches; set ``blur_``, ``n_steps_``, ``flow_time_`` and begin ``history_``."""
-        start = time.perf_counter()
-        pairs, run = self._flows(source, target, rng)
-        pool, lines = self._build_pools(pairs, run, rng.spawn(1)[0] if with_lines else None)
-        held_out = [list(run(*pair)) for pair in itertools.islice(pairs, _HELD_OUT)]
+        start, T, d = time.perf_counter(), self.n_steps, len(self.shift_)
+        lines_rng = rng.spawn(1)[0] if with_lines else None
+        blur, first = self.blur if isinstance(self.blur, str) else self.blur / self.scale_, next(drawn)
+        x, y = (np.concatenate([z[:, :d] for z in column]) for column in list(zip(*first, strict=True))[:2])
+        self.blur_ = pick_blur(blur, x, y) * self.scale_
+        self.n_steps_, self.flow_time_ = T, T * self.step_size
+        sizes = [self.step_size] * T
+        if self.times_ is not None:  # constant speed, and the whole way
+            self.flow_time_, sizes = 1.0, [1 / (T - k) for k in range(T)]
+        flows = _Flows(drawn, self.blur_ / self.scale_, sizes, self._pool_solver(), pick_device(self.device), d)
+        if self.times_ is not None:
+            flows.rates = [T * size for size in sizes]
+        self._build_pools(flows, lines_rng)
+        flows.held_out = [flows.follow(p) for _ in range(_HELD_OUT) for p in flows.unpaired(next(drawn))]
         self.history_ = {"pool_seconds": time.perf_counter() - start}
-        calls, refill_every = itertools.count(), self._training.refill_every
+        return flows
 
-        def refill() -> None:
-            if refill_every and next(calls) % refill_every == 0:
-                settle(*_extend(pool, lines, run(*next(pairs))), run.keywords["solve"])
+    def _pool_solver(self) -> Solver:
+        return _POOL_SOLVER if self.solver == "auto" else pick_solver(self.solver)
 
-        return _Flows(pool, lines, held_out, refill)
+    def _build_pools(self, flows: "_Flows", lines_rng: np.random.Generator | None) -> None:
+        """Fill the pool with `n_batches` minibatches, and the lines where there is a Generator for them.
+
+        Of what is on disk, only the missing part is computed.
+        """
+        first, training = next(flows.drawn), self._training
+        n, k, T = sum(len(p.x) for p in first), self._n_conditions, self.n_steps
+        parts = T + (lines_rng is not None)  # of equal size
+        budget = None if training.pool_bytes is None else training.pool_bytes // parts
+        flows.pool = flow.TrajectoryPool(
+            self.n_batches * T * n, flows.d, training.path("pool"), budget and budget * T, n_conditions=k
+        )
+        done = len(flows.pool) // (T * n)
+        if lines_rng is not None:
+            path = training.path("lines")
+            flows.lines = flow.Lines(self.n_batches * n, flows.d, path, budget, rng=lines_rng, n_conditions=k)
+            flows.lines.go_on_from(done * n)
+        missing = itertools.islice(itertools.chain([first], flows.drawn), done, self.n_batches)
+        missing = self._progress(missing, self.n_batches - done, "pool")
+        for problem in flow.batches(itertools.chain.from_iterable(missing), flows.solve):
+            flows.add(problem)
+        settle(flows.pool.error, flows.pool.converged, flows.solve)
 
     def _match_velocities(self, flows: "_Flows", rng: np.random.Generator, max_iter: int, first: Any = None) -> None:
         """Set ``field_`` and ``report_`` from the velocities of the flows; start from the weights of `first`."""
         from nsgf import matching
 
-        steps = itertools.chain.from_iterable(map(enumerate, flows.held_out))
-        batches = [((to_numpy(x), k / self.n_steps), to_numpy(res.v)) for k, (x, res) in steps]
+        batches = [batch for followed in flows.held_out for batch in flows.batches(*followed)]
 
         def draw(rng: np.random.Generator) -> Any:
-            flows.refill()
-            t, x, v = flows.pool.draw(self.train_batch_size, rng)
-            return (x, t), v
+            self._refill(flows)
+            t, x, v, *c = flows.pool.draw(self.train_batch_size, rng)
+            return (x, t, *c), v
 
         self._train("field_", "", draw, batches, rng, max_iter, first)
         self.report_ = {
             "max_error": flows.pool.error,
             "converged": flows.pool.converged,
-            "minibatch_gap": flow.minibatch_gap(*flows.held_out),
+            "minibatch_gap": flows.gap(),
             "regression_gap": matching.relative_error(self.field_, batches),
         }
         self._check_report()
 
-    def _flows(
-        self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator
-    ) -> tuple[Pairs, "functools.partial[Iterator[tuple[Array, Velocity]]]"]:
-        """Return minibatch pairs without end, and the flow of one; set ``blur_``."""
-        device, solve = pick_device(self.device), _POOL_SOLVER if self.solver == "auto" else pick_solver(self.solver)
-        n = self.batch_size if self.source_ is None else min(self.batch_size, len(self.source_))
-        draws = ((source(n, rng), target(self.batch_size, rng)) for _ in itertools.count())
-        pairs = ((on_device(x, device), on_device(y, device)) for x, y in draws)
-        blur = self.blur if isinstance(self.blur, str) else self.blur / self.scale_
-        self.blur_ = pick_blur(blur, *next(pairs)) * self.scale_
-        self.n_steps_, self.flow_time_ = self.n_steps, self.n_steps * self.step_size
-        return pairs, functools.partial(
-            flow.flow_steps, blur=self.blur_ / self.scale_, n_steps=self.n_steps, step_size=self.step_size, solve=solve
-        )
-
-    def _build_pools(
-        self, pairs: Pairs, run: Any, lines_rng: np.random.Generator | None
-    ) -> "tuple[flow.TrajectoryPool, flow.Lines | None]":
-        """Return the pool of `n_batches` flows, and their lines where there is a Generator for them.
-
-        Of what is on disk, only the missing part is computed.
-        """
-        x, y = first = next(pairs)
-        (n, d), solve, training = x.shape, run.keywords["solve"], self._training
-        parts = self.n_steps + (lines_rng is not None)  # of equal size
-        budget = None if training.pool_bytes is None else training.pool_bytes // parts
-        pool = flow.TrajectoryPool(
-            self.n_batches * self.n_steps * n, d, training.path("pool"), budget and budget * self.n_steps
-        )
-        done, lines = len(pool) // (self.n_steps * n), None
-        if lines_rng is not None:
-            lines = flow.Lines(self.n_batches * n, d, training.path("lines"), budget, rng=lines_rng)
-            lines.go_on_from(done * n)
-        size = flow.batch_size(x, y, solve)
-        missing = itertools.islice(itertools.chain([first], pairs), done, self.n_batches)
-        for x, y in self._progress(flow.batches(missing, size), -(-(self.n_batches - done) // size), "pool"):
-            _extend(pool, lines, run(x, y))
-        settle(pool.error, pool.converged, solve)
-        return pool, lines
+    def _refill(self, flows: "_Flows") -> None:
+        """Replace the oldest minibatch of the pool, every so many calls."""
+        if self._training.refill_every and next(flows.calls) % self._training.refill_every == 0:
+            for problem in flow.batches(next(flows.drawn), flows.solve):
+                settle(*flows.add(problem), flows.solve)
 
     def _train(  # noqa: PLR0913  which network, on what, what it is checked on, and where it starts
         self,
@@ -416,14 +578,50 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
                     stacklevel=5,
                 )
 
-    def _flow_path(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield x along ``field_``, read as an ODE on [0, 1]: dx/dt = T η v(x, t), constant in t between steps."""
-        field, T = self._on_device(self.field_), self.n_steps_
+    def _flow_path(
+        self, x: np.ndarray, c: np.ndarray | None, span: tuple[float, float] = (0.0, 1.0)
+    ) -> Iterator[np.ndarray]:
+        """Yield x along ``field_``, read as an ODE on [0, 1]: dx/dt = T η v(x, t), constant in t between steps.
+
+        In a time course this holds between each snapshot and the next.
+        """
+        field, T = self._guided(self.field_, c), self.n_steps_
+        snapshots = [0.0, 1.0] if self.times_ is None else self._unit_times(self.times_)
 
         def velocity(x: np.ndarray, t: float) -> np.ndarray:
-            return self.flow_time_ * field(x, math.floor(t * T + 1e-6) / T)
+            j = int(np.searchsorted(snapshots, t + 1e-9, side="right")) - 1
+            length = snapshots[j + 1] - snapshots[j]
+            step = math.floor((t - snapshots[j]) / length * T + 1e-6)
+            return self.flow_time_ / length * field(x, snapshots[j] + length * step / T)
 
-        return ode.path(velocity, x, np.linspace(0.0, 1.0, self.n_steps + 1).tolist())
+        parts = [np.linspace(t, later, self.n_steps + 1) for t, later in itertools.pairwise(snapshots)]
+        grid = np.unique(np.concatenate(parts))
+        inside = grid[(grid > span[0] + 1e-9) & (grid < span[1] - 1e-9)]
+        return ode.path(velocity, x, [span[0], *inside.tolist(), span[1]])
+
+    def _guided(self, net: Any, c: np.ndarray | None) -> Callable[[np.ndarray, Any], np.ndarray]:
+        """Return the field v_∅ + w (v_c − v_∅) at guidance w, or the field without conditions."""
+        field = self._on_device(net)
+        if c is None:
+            return field
+        w, unknown = self.guidance, np.zeros_like(c)
+        if w in (0.0, 1.0):
+            return lambda x, t: field(x, t, c if w else unknown)
+
+        def guided(x: np.ndarray, t: Any) -> np.ndarray:
+            free = field(x, t, unknown)
+            return free + np.float32(w) * (field(x, t, c) - free)
+
+        return guided
+
+    @property
+    def _n_fields(self) -> int:
+        """Evaluations of a network that one step takes: two where guidance mixes two fields."""
+        return 1 if getattr(self, "field_", None) is None or not self._n_conditions or self.guidance in (0, 1) else 2
+
+    @property
+    def _n_conditions(self) -> int:
+        return 0 if self._conditions is None else self._conditions.n_columns
 
     def _on_device(self, net: Any) -> Callable[..., np.ndarray]:
         """Return the function of NumPy arrays that a network stands for."""
@@ -453,9 +651,14 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
         from nsgf import networks
 
-        shape = self._network_shape()
+        shape, k = self._network_shape(), self._n_conditions
         if isinstance(self.network, torch.nn.Module):
             net = copy.deepcopy(self.network)
+            if getattr(net, "n_conditions", k) != k:
+                raise ValueError(
+                    f"network takes n_conditions={net.n_conditions}, but the conditions have {k} numbers: make it with "
+                    f"n_conditions={k}."
+                )
             return net if len(shape) == 1 else networks.OnImages(net, shape)
         if self.network not in ("mlp", "unet"):
             raise ValueError(f"network={self.network!r} is unknown; choose 'mlp', 'unet' or pass a torch.nn.Module.")
@@ -466,33 +669,72 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return networks.UNet(shape) if self.network == "unet" else networks.MLP(math.prod(shape))
+            if self.network == "unet":
+                return networks.UNet(shape, n_conditions=k)
+            return networks.MLP(math.prod(shape), n_conditions=k)
 
 
-class _Flows(NamedTuple):
-    """Flows of minibatches: those for training, those held out, and a function that replaces the oldest in time."""
+class _Flows:
+    """The flows of one fit: how a problem is followed, and the pools of what was found."""
 
     pool: flow.TrajectoryPool
-    lines: Any  # flow.Lines where they were asked for, else None
-    held_out: list[list[tuple[Array, Velocity]]]
-    refill: Callable[[], None]
+    lines: Any = None  # flow.Lines, where they were asked for
+    held_out: list[tuple[minibatches.Problem, Steps]]
 
+    def __init__(  # noqa: PLR0913  minibatches, and all that the scheme needs
+        self, drawn: minibatches.Minibatches, blur: float, step_sizes: list[float], solve: Solver, device: str, d: int
+    ) -> None:
+        self.drawn, self.blur, self.step_sizes, self.solve = drawn, blur, step_sizes, solve
+        self.device, self.d = device, d
+        self.rates, self.calls = [1.0] * len(step_sizes), itertools.count()
 
-def _extend(
-    pool: flow.TrajectoryPool, lines: flow.Lines | None, steps: Iterator[tuple[Array, Velocity]]
-) -> tuple[float, bool]:
-    """Add flows to the pool one by one, in the place of the oldest where it is full; return their certificate."""
-    found = list(steps)
-    if lines is not None:
-        lines.add(*found[0])
-    xs, vs = (np.stack([to_numpy(z) for z in column]) for column in zip(*((x, res.v) for x, res in found), strict=True))
-    n_steps, n, d = len(found), *xs.shape[-2:]  # xs (n_steps, …, n, d)
-    certificate = max(res.error for _, res in found), all(res.converged for _, res in found)
-    pool.certify(*certificate)
-    t = np.repeat(np.arange(n_steps) / n_steps, n)
-    for x, v in zip(*(z.reshape(n_steps, -1, n, d).swapaxes(0, 1) for z in (xs, vs)), strict=True):
-        pool.renew(t, x.reshape(-1, d), v.reshape(-1, d))
-    return certificate
+    def follow(self, problem: minibatches.Problem) -> tuple[minibatches.Problem, Steps]:
+        """Return the problem, and the positions and velocities of its steps."""
+        x, y = (on_device(z, self.device) for z in problem[:2])
+        n_steps, n_fixed = len(self.step_sizes), x.shape[-1] - self.d
+        return problem, list(flow.flow_steps(x, y, self.blur, n_steps, self.step_sizes, self.solve, n_fixed=n_fixed))
+
+    def unpaired(self, minibatch: list[minibatches.Problem]) -> list[minibatches.Problem]:
+        """Return the problems of more than one point; the first where there are none."""
+        return [p for p in minibatch if len(p.x) * len(p.y) > 1] or minibatch[:1]
+
+    def batches(self, problem: minibatches.Problem, steps: Steps) -> Batches:
+        """Return a network's inputs and target at every step: (x, t) or (x, t, c), and the velocity."""
+        (t0, t1), n_steps, c = problem.span, len(steps), () if problem.c is None else (problem.c,)
+        times = [t0 + (t1 - t0) * k / n_steps for k in range(n_steps)]
+        return [
+            ((to_numpy(x)[..., : self.d], t, *c), rate * to_numpy(res.v)[..., : self.d])
+            for t, rate, (x, res) in zip(times, self.rates, steps, strict=True)
+        ]
+
+    def add(self, problem: minibatches.Problem) -> tuple[float, bool]:
+        """Add a problem, or a stack of some, to the pools, in the place of the oldest; return the certificate."""
+        _, steps = self.follow(problem)
+        if self.lines is not None:
+            self.lines.add(*steps[0], problem.c)
+        certificate = max(res.error for _, res in steps), all(res.converged for _, res in steps)
+        self.pool.certify(*certificate)
+        found, n, k = self.batches(problem, steps), problem.x.shape[-2], len(steps)
+        xs, vs = (
+            np.stack(z).reshape(k, -1, n, self.d).swapaxes(0, 1)  # (problems, n_steps, n, d)
+            for z in zip(*((x, v) for (x, *_), v in found), strict=True)
+        )
+        t = np.repeat([t for (_, t, *_), _ in found], n)
+        cs = [None] * len(xs) if problem.c is None else problem.c.reshape(len(xs), n, -1)
+        for x, v, c in zip(xs, vs, cs, strict=True):
+            tiled = None if c is None else np.tile(c, (k, 1))
+            self.pool.renew(t, x.reshape(-1, self.d), v.reshape(-1, self.d), tiled)
+        return certificate
+
+    def gap(self) -> float:
+        """Return the distance of the velocities of minibatches that were held out, problem by problem."""
+        alike: dict[Any, list[Steps]] = {}
+        for p, steps in self.held_out:
+            label = None if p.c is None or (p.c != p.c[0]).any() else p.c[0].tobytes()
+            alike.setdefault((p.span, p.x.shape[1], label), []).append(steps)
+        twice = [both for both in alike.values() if len(both) > 1]
+        first, second = ([step for both in twice for step in both[i]] for i in (0, 1))
+        return flow.minibatch_gap(first, second)
 
 
 class NSGF(BaseFlow):
@@ -523,6 +765,12 @@ class NSGF(BaseFlow):
         Adam's largest learning rate; it decays to zero along a cosine.
     train_batch_size : int
         Pool rows of one optimisation step.
+    guidance : float
+        w in v_∅ + w (v_c − v_∅), of a model with conditions: 1 follows the conditional field, 0 the unconditional one,
+        more exaggerates the condition. May be changed after `fit`.
+    condition_weight : float
+        How much continuous conditions, or places among the known `pairs`, count in the cost: with 1 they are as wide
+        as all features together.
     sample_shape : tuple of int, optional
         Shape of the image that a row stands for, (c, h, w) or (h, w), where `fit` is given rows; the network then
         sees images.
@@ -561,6 +809,10 @@ class NSGF(BaseFlow):
         Optimisation steps done: `max_iter`, unless Ctrl-C or `training.patience` ended the training.
     n_steps_, flow_time_ : int and float
         The steps that the field was trained on, and their total length, `n_steps` times `step_size`.
+    classes_ : tuple, or None
+        The labels, of a model that was fitted with some, in the order of the numbers that the network sees.
+    times_ : array of shape (k,), or None
+        The times of the snapshots of a time course.
     sample_shape_ : tuple of int
         Shape of one sample of the target: (d,), or that of an image.
     n_features_in_, feature_names_in_
@@ -598,6 +850,8 @@ class NSGF(BaseFlow):
         max_iter: int = 6000,
         learning_rate: float = 5e-3,
         train_batch_size: int = 512,
+        guidance: float = 1.0,
+        condition_weight: float = 4.0,
         sample_shape: "tuple[int, ...] | None" = None,
         training: Training | None = None,
         solver: "Solver | str" = "auto",
@@ -614,6 +868,8 @@ class NSGF(BaseFlow):
         self.max_iter = max_iter
         self.learning_rate = learning_rate
         self.train_batch_size = train_batch_size
+        self.guidance = guidance
+        self.condition_weight = condition_weight
         self.sample_shape = sample_shape
         self.training = training
         self.solver = solver
@@ -624,20 +880,24 @@ class NSGF(BaseFlow):
     def _check_learning(self) -> None:
         _check_count("max_iter", self.max_iter)
 
-    def _learn(self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator) -> None:
-        self._match_velocities(self._flow_minibatches(source, target, rng), rng, self.max_iter)
+    def _learn(self, drawn: minibatches.Minibatches, rng: np.random.Generator) -> None:
+        self._match_velocities(self._flows(drawn, rng), rng, self.max_iter)
         self.n_iter_ = len(self.history_["loss"])
 
-    def _path(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        return self._flow_path(x)
+    def _path(self, x: np.ndarray, c: np.ndarray | None, span: tuple[float, float]) -> Iterator[np.ndarray]:
+        return self._flow_path(x, c, span)
 
     def _untrained(self, seed: int) -> dict[str, Any]:
         return {"field_": self._network(seed)}
 
     @property
     def n_evaluations(self) -> int:
-        """Function evaluations (NFE) of one point on its way from the source to the target: `n_steps`."""
-        return self.n_steps
+        """Function evaluations (NFE) of one point on its way from the source to the target.
+
+        `n_steps`, times the intervals of a time course, times two where guidance mixes two fields.
+        """
+        times = getattr(self, "times_", None)
+        return self.n_steps * (1 if times is None else len(times) - 1) * self._n_fields
 
 
 class NSGFPlusPlus(BaseFlow):
@@ -661,7 +921,8 @@ class NSGFPlusPlus(BaseFlow):
     max_iter : int or (int, int, int)
         Optimisation steps of each network, or of the velocity field, the straight field and the predictor. Ctrl-C ends
         the training of the one under way.
-    learning_rate, train_batch_size, sample_shape, training, device, random_state, verbose : as in NSGF
+    learning_rate, train_batch_size, guidance, condition_weight, sample_shape, training, device, random_state, verbose :
+        as in NSGF
         `train_batch_size` is also the number of lines in one step of phase 2.
 
     Attributes
@@ -710,6 +971,8 @@ class NSGFPlusPlus(BaseFlow):
         max_iter: "int | tuple[int, int, int]" = 6000,
         learning_rate: float = 5e-3,
         train_batch_size: int = 512,
+        guidance: float = 1.0,
+        condition_weight: float = 4.0,
         sample_shape: "tuple[int, ...] | None" = None,
         training: Training | None = None,
         solver: "Solver | str" = "auto",
@@ -727,6 +990,8 @@ class NSGFPlusPlus(BaseFlow):
         self.max_iter = max_iter
         self.learning_rate = learning_rate
         self.train_batch_size = train_batch_size
+        self.guidance = guidance
+        self.condition_weight = condition_weight
         self.sample_shape = sample_shape
         self.training = training
         self.solver = solver
@@ -736,20 +1001,24 @@ class NSGFPlusPlus(BaseFlow):
 
     @property
     def n_evaluations(self) -> int:
-        """Function evaluations (NFE) of the fields for one point: `n_steps` and `n_straight_steps`."""
-        return self.n_steps + self.n_straight_steps
+        """Function evaluations (NFE) of the fields for one point: `n_steps` and `n_straight_steps`.
+
+        Twice as many where guidance mixes two fields.
+        """
+        return (self.n_steps + self.n_straight_steps) * self._n_fields
 
     @property
     def phases(self) -> np.ndarray:
         """Phase of every step of `trajectory`: 1 or 2, shape (n_steps + n_straight_steps,)."""
         return np.repeat([1, 2], [self.n_steps, self.n_straight_steps])
 
-    def predict_time(self, X: Any) -> np.ndarray:
+    def predict_time(self, X: Any, y: Any = None) -> np.ndarray:
         """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target each row lies.
 
-        Phase 2 begins at ``predict_time(trajectory(X)[n_steps])``.
+        Phase 2 begins at ``predict_time(trajectory(X, y)[n_steps], y)``.
         """
-        return self._time(self._to_unit(self._check_new(X)))
+        x = self._to_unit(self._check_new(X))
+        return self._time(x, self._columns(y, len(x)))
 
     def _check_learning(self) -> None:
         if not self.n_steps <= 5:
@@ -757,6 +1026,9 @@ class NSGFPlusPlus(BaseFlow):
         _check_count("n_straight_steps", self.n_straight_steps)
         for value in self._max_iters():
             _check_count("max_iter", value)
+
+    def _check_course(self) -> None:
+        raise ValueError("NSGFPlusPlus has no time courses, because its second phase knows one target; use NSGF.")
 
     def _max_iters(self) -> tuple[Any, ...]:
         """Return the optimisation steps of the velocity field, the straight field and the predictor."""
@@ -766,34 +1038,36 @@ class NSGFPlusPlus(BaseFlow):
             raise ValueError(f"max_iter={self.max_iter!r} must be one integer, or three: one for each network.")
         return tuple(self.max_iter)
 
-    def _learn(self, source: datasets.Source, target: datasets.Source, rng: np.random.Generator) -> None:
+    def _learn(self, drawn: minibatches.Minibatches, rng: np.random.Generator) -> None:
         velocity_iter, straight_iter, time_iter = self._max_iters()
-        flows = self._flow_minibatches(source, target, rng, with_lines=True)
-        unseen = flow.Lines(sum(len(steps[0][0]) for steps in flows.held_out), target(1, rng).shape[1], rng=rng)
-        for first, *_ in flows.held_out:
-            unseen.add(*first)
-        held_out = [unseen.draw(self.train_batch_size, rng) for _ in range(_VALIDATION_BATCHES)]  # ((x, t), u)
+        flows = self._flows(drawn, rng, with_lines=True)
+        n_unseen = sum(len(p.x) for p, _ in flows.held_out)
+        unseen = flow.Lines(n_unseen, flows.d, rng=rng, n_conditions=self._n_conditions)
+        for p, (first, *_) in flows.held_out:
+            unseen.add(*first, p.c)
+        held_out = [unseen.draw(self.train_batch_size, rng) for _ in range(_VALIDATION_BATCHES)]  # ((x, t, …), u)
 
         def line(rng: np.random.Generator) -> Any:
-            flows.refill()
+            self._refill(flows)
             return flows.lines.draw(self.train_batch_size, rng)
 
         self._train("straight_field_", "straight_", line, held_out, rng, straight_iter)
         self._match_velocities(flows, rng, velocity_iter, first=self.straight_field_)
-        times = [((x,), t) for (x, t), _ in held_out]
+        times = [_timed(*batch) for batch in held_out]
         self._train("time_predictor_", "time_", lambda rng: _timed(*line(rng)), times, rng, time_iter)
-        self.report_["time_error"] = float(np.mean([np.abs(self._time(x) - t) for (x,), t in times]))
+        self.report_["time_error"] = float(np.mean([np.abs(self._time(x, *c) - t) for (x, *c), t in times]))
         self.n_iter_ = sum(len(self.history_[f"{prefix}loss"]) for prefix in ("", "straight_", "time_"))
 
-    def _time(self, x: np.ndarray) -> np.ndarray:
-        """Return the times (n,) of x, in units of the spread."""
-        return self._on_device(self.time_predictor_)(x).clip(0.0, 1.0)
+    def _time(self, x: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
+        """Return the times (n,) of x, in units of the spread, under the conditions c."""
+        return self._on_device(self.time_predictor_)(x, *(() if c is None else (c,))).clip(0.0, 1.0)
 
-    def _path(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        for x in self._flow_path(x):  # noqa: B020, PLR1704
+    def _path(self, x: np.ndarray, c: np.ndarray | None, span: tuple[float, float]) -> Iterator[np.ndarray]:
+        for x in self._flow_path(x, c):  # noqa: B020, PLR1704
             yield x
-        times = np.linspace(self._time(x), 1.0, self.n_straight_steps + 1, dtype=np.float32)  # (k, n)
-        yield from itertools.islice(ode.path(self._on_device(self.straight_field_), x, times), 1, None)
+        known = c if c is None or self.guidance else np.zeros_like(c)  # guidance 0 knows nothing
+        times = np.linspace(self._time(x, known), 1.0, self.n_straight_steps + 1, dtype=np.float32)  # (k, n)
+        yield from itertools.islice(ode.path(self._guided(self.straight_field_, c), x, times), 1, None)
 
     def _untrained(self, seed: int) -> dict[str, Any]:
         import torch
@@ -803,13 +1077,42 @@ class NSGFPlusPlus(BaseFlow):
         fields = {"field_": self._network(seed), "straight_field_": self._network(seed + 1)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return fields | {"time_predictor_": TimePredictor(self._network_shape())}
+            return fields | {"time_predictor_": TimePredictor(self._network_shape(), n_conditions=self._n_conditions)}
 
 
-def _timed(inputs: tuple[np.ndarray, np.ndarray], _: np.ndarray) -> tuple[tuple[np.ndarray], np.ndarray]:
-    """Return points of straight lines and their times, as input and target."""
-    x, t = inputs
-    return (x,), t
+def _timed(inputs: tuple[np.ndarray, ...], _: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Return points of straight lines, with their conditions if any, and their times, as inputs and target."""
+    x, t, *c = inputs
+    return (x, *c), t
+
+
+def _snapshots(snapshots: Any) -> tuple[list[float], list[Any]]:
+    """Return the times and samples of a time course, in the order of time."""
+    items = list(snapshots.items() if isinstance(snapshots, dict) else snapshots if snapshots is not None else ())
+    if not items or not all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
+        raise ValueError(
+            "X_tgt is missing. Give target samples, fit(X_src, X_tgt), with X_src=None for noise; or the snapshots of "
+            "a time course, fit({t: X_t})."
+        )
+    try:
+        times = [float(t) for t, _ in items]
+    except (TypeError, ValueError):
+        raise ValueError(f"X_src has times that are no numbers: {[t for t, _ in items]}.") from None
+    if len(items) < 2 or len(set(times)) < len(times) or not np.isfinite(times).all():
+        raise ValueError(f"X_src has the times {times}; a time course needs two or more, finite and all different.")
+    order = np.argsort(times)
+    return [times[i] for i in order], [items[i][1] for i in order]
+
+
+def _check_pairs(pairs: Any, n: int, m: int) -> np.ndarray:
+    """Return the pairs as integers (k, 2), or raise an error that names them."""
+    found = np.asarray(to_numpy(pairs))
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found) or found.dtype.kind not in "iu":
+        raise ValueError(f"pairs has shape {found.shape} of {found.dtype}; give integers of shape (k, 2).")
+    for column, (name, size) in enumerate((("X_src", n), ("X_tgt", m))):
+        if found[:, column].min() < 0 or found[:, column].max() >= size:
+            raise ValueError(f"pairs names row {found[:, column].max()} of {name}, which has {size} rows, from 0.")
+    return found
 
 
 def as_rng(random_state: Any) -> np.random.Generator:

@@ -5,16 +5,16 @@ r"""The particle flow of the Sinkhorn divergence, and the pool of its trajectori
 (NSGF, eq. 14). The pool holds rows :math:`(t_k, x^k, v^k)` of many minibatches, for the network to be matched to.
 """
 
-import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, to_numpy
+from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, centred, first_start, pick_blur, rest_potentials, settle, solve_velocity
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
 
@@ -58,30 +58,32 @@ class Trajectory(NamedTuple):
     converged: bool
 
 
-def flow_steps(
+def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
     x: Array,
     y: Array,
     blur: float,
     n_steps: int,
-    step_size: float,
+    step_size: "float | Sequence[float]",
     solve: Solver,
     weights: tuple[Any, Any] = (None, None),
+    n_fixed: int = 0,
 ) -> Iterator[tuple[Array, Velocity]]:
     """Yield (x^k, v^k) for k = 0 … n_steps − 1.
 
-    The clouds may have a leading dimension, for a batch of flows of one size (:func:`batches`).
+    The clouds may have a leading dimension, for a batch of flows of one size (:func:`batches`). There may be one step
+    size a step. The last `n_fixed` coordinates enter the cost and do not move.
 
     A step leaves 1 − η of the way to go, so of the distance between the potentials and those at rest, x = y + c, about
     as much is left: each solve starts there.
     """
     a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur**2
-    left = 1.0 - min(step_size, 1.0)
-    pair = centred(x, y, a, b)
+    pair, moves = centred(x, y, a, b), namespace(x).ones_like(x[..., :1, :])
+    moves[..., x.shape[-1] - n_fixed :] = 0.0
     rest, start = rest_potentials(pair, eps, solve), first_start(pair, eps, solve)
-    for _ in range(n_steps):
+    for eta in np.broadcast_to(step_size, n_steps).tolist():
         res = solve_velocity(centred(x, y, a, b), eps, solve, start)
         yield x, res
-        x = x + step_size * res.v
+        x, left = x + eta * moves * res.v, 1.0 - min(eta, 1.0)
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
 
 
@@ -91,14 +93,28 @@ def batch_size(x: Array, y: Array, solve: Solver) -> int:
     return max(1, min(_BATCH, room // (len(x) * len(y)))) if isinstance(solve, Sinkhorn) else 1
 
 
-def batches(pairs: Iterable[tuple[Array, Array]], size: int) -> Iterator[tuple[Array, Array]]:
-    """Yield the pairs of clouds stacked, `size` at a time; as they are where that is one."""
-    pairs = iter(pairs)
-    if size == 1:
-        yield from pairs
-    while group := list(itertools.islice(pairs, size)):
-        xp = namespace(*group[0])
-        yield xp.stack([x for x, _ in group]), xp.stack([y for _, y in group])
+def batches(problems: Iterable[Problem], solve: Solver) -> Iterator[Problem]:
+    """Yield problems of one size and span that follow each other stacked, as many as are best solved at once."""
+    group: list[Problem] = []
+    for p in problems:
+        if group and not (len(group) < batch_size(p.x, p.y, solve) and _alike(p, group[0])):
+            yield _stacked(group)
+            group = []
+        group.append(p)
+    if group:
+        yield _stacked(group)
+
+
+def _alike(p: Problem, q: Problem) -> bool:
+    return bool(p.x.shape == q.x.shape and p.y.shape == q.y.shape and p.span == q.span)
+
+
+def _stacked(group: list[Problem]) -> Problem:
+    if len(group) == 1:
+        return group[0]
+    xp = namespace(group[0].x)
+    x, y, c = (None if column[0] is None else xp.stack(column) for column in list(zip(*group, strict=True))[:3])
+    return group[0]._replace(x=x, y=y, c=c)
 
 
 def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme
@@ -180,6 +196,8 @@ class TrajectoryPool:
         Largest number of rows.
     n_features : int
         Width d of the rows.
+    n_conditions : int
+        Numbers k that describe the condition of a row; 0 for rows without conditions.
     directory : path-like, optional
         Where the rows are kept. One that holds a pool of this size is opened, with the rows that it has.
     max_bytes : int, optional
@@ -207,10 +225,15 @@ class TrajectoryPool:
         n_features: int,
         directory: "str | os.PathLike[str] | None" = None,
         max_bytes: int | None = None,
+        *,
+        n_conditions: int = 0,
     ) -> None:
         dtype = np.dtype(np.float32 if directory is None else np.float16)
-        shapes = {"t": (capacity,), "x": (capacity, n_features), "v": (capacity, n_features)}
-        size = capacity * (2 * n_features + 1) * dtype.itemsize
+        shapes: dict[str, tuple[int, ...]] = {"t": (capacity,)}
+        shapes |= {"x": (capacity, n_features), "v": (capacity, n_features)}
+        if n_conditions:
+            shapes["c"] = (capacity, n_conditions)
+        size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         if max_bytes is not None and size > max_bytes:
             raise ValueError(
                 f"the pool takes {size:,} bytes, {size // capacity} a row, but pool_bytes leaves {max_bytes:,} for it. "
@@ -237,20 +260,21 @@ class TrajectoryPool:
     def __len__(self) -> int:
         return min(int(self._state[0]), len(self._rows["t"]))
 
-    def add(self, t: "float | Array", x: Array, v: Array) -> None:
-        """Append the rows (t_i, x_i, v_i); `t` may be one time for all."""
+    def add(self, t: "float | Array", x: Array, v: Array, c: Array | None = None) -> None:
+        """Append the rows (t_i, x_i, v_i, c_i); `t` may be one time for all."""
         if len(self) + len(x) > len(self._rows["t"]):
             raise ValueError(
                 f"the pool holds {len(self._rows['t'])} rows and {len(self)} are taken; {len(x)} more do not fit."
             )
-        self.renew(t, x, v)
+        self.renew(t, x, v, c)
 
-    def renew(self, t: "float | Array", x: Array, v: Array) -> None:
-        """Append the rows (t_i, x_i, v_i), in the place of the oldest once the pool is full."""
+    def renew(self, t: "float | Array", x: Array, v: Array, c: Array | None = None) -> None:
+        """Append the rows (t_i, x_i, v_i, c_i), in the place of the oldest once the pool is full."""
         first = int(self._state[0])
         block = np.arange(first, first + len(x)) % len(self._rows["t"])
-        for name, values in (("t", t), ("x", x), ("v", v)):
-            self._rows[name][block] = to_numpy(values)
+        for name, values in (("t", t), ("x", x), ("v", v), ("c", c)):
+            if name in self._rows:
+                self._rows[name][block] = to_numpy(values)
         self._state[0] = first + len(x)  # last, so that rows cut short by a kill do not count
 
     def keep(self, n: int) -> None:
@@ -261,17 +285,15 @@ class TrajectoryPool:
         """Take the certificate of velocities that were added into that of all."""
         self._state[1:] = max(self.error, error), not (self.converged and converged)
 
-    def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d)."""
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d), and c (size, k) if any."""
         i = rng.integers(len(self), size=size)
-        t, x, v = (z[i].astype(np.float32, copy=False) for z in self._rows.values())
-        return t, x, v
+        return tuple(z[i].astype(np.float32, copy=False) for z in self._rows.values())
 
     @property
-    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All rows: t (len,), x (len, d), v (len, d)."""
-        t, x, v = (z[: len(self)] for z in self._rows.values())
-        return t, x, v
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """All rows: t (len,), x (len, d), v (len, d), and c (len, k) if any."""
+        return tuple(z[: len(self)] for z in self._rows.values())
 
 
 class Lines:
@@ -284,7 +306,7 @@ class Lines:
 
     Parameters
     ----------
-    capacity, n_features, directory, max_bytes : as in :class:`TrajectoryPool`
+    capacity, n_features, directory, max_bytes, n_conditions : as in :class:`TrajectoryPool`
         Where the lines are kept.
     rng : numpy Generator
         Draws the partners, by one number a particle.
@@ -308,27 +330,29 @@ class Lines:
         max_bytes: int | None = None,
         *,
         rng: np.random.Generator,
+        n_conditions: int = 0,
     ) -> None:
-        self._pool, self._rng = TrajectoryPool(capacity, n_features, directory, max_bytes), rng
+        self._pool = TrajectoryPool(capacity, n_features, directory, max_bytes, n_conditions=n_conditions)
+        self._rng, self._d = rng, n_features
 
     def __len__(self) -> int:
         return len(self._pool)
 
-    def add(self, x: Array, res: Velocity) -> None:
+    def add(self, x: Array, res: Velocity, c: Array | None = None) -> None:
         """Append a line for every particle x (…, n, d) of a first step, in the place of the oldest in a full pool."""
-        x0, x1 = (to_numpy(z).reshape(-1, x.shape[-1]) for z in (x, res.partners(self._rng)))
-        self._pool.renew(0.0, x0, x1 - x0)
+        x0, x1 = (to_numpy(z).reshape(-1, x.shape[-1])[:, : self._d] for z in (x, res.partners(self._rng)))
+        self._pool.renew(0.0, x0, x1 - x0, None if c is None else to_numpy(c).reshape(len(x0), -1))
 
     def go_on_from(self, n: int) -> None:
         """Forget all but the first `n` lines, and draw partners as if they had just been added."""
         self._pool.keep(n)
         self._rng.random(n)
 
-    def draw(self, size: int, rng: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Return points of lines (size, d), their times (size,), and the lines' velocities (size, d)."""
-        _, x0, u = self._pool.draw(size, rng)
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Return points (size, d), times (size,) and conditions (size, k) if any; and velocities (size, d)."""
+        _, x0, u, *c = self._pool.draw(size, rng)
         t = rng.random(size, dtype=np.float32)
-        return (x0 + t[:, None] * u, t), u
+        return (x0 + t[:, None] * u, t, *c), u
 
 
 def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, np.ndarray]:

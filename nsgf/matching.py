@@ -236,7 +236,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndarray:
-    """Return net(x, t), or net(x), as float32, for NumPy x (n, d) and one time or times (n,).
+    """Return net(x), net(x, t) or net(x, t, c) as float32, for NumPy x (n, d), a time or times (n,), and c (n, k).
 
     Examples
     --------
@@ -245,7 +245,7 @@ def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndar
     (3, 2)
     """
     device = next(net.parameters()).device
-    columns = [np.broadcast_to(np.float32(s), len(x)).copy() for s in t]
+    columns = [np.broadcast_to(np.float32(s), (len(x), *np.shape(s)[1:])).copy() for s in t]
     inputs = [torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32)) for z in (x, *columns)]
     size = max(1, _CHUNK[device.type] // x.shape[1])
     chunks = zip(*(z.split(size) for z in inputs), strict=True)

@@ -1,4 +1,7 @@
-"""Networks: torch modules called as ``net(x, t, c=None)`` for a velocity and ``net(x)`` for a time; t is (n,)."""
+"""Networks: torch modules called as ``net(x, t, c=None)`` for a velocity and ``net(x, c=None)`` for a time.
+
+Times are (n,) and conditions (n, k).
+"""
 
 import functools
 import math
@@ -36,6 +39,8 @@ class MLP(nn.Module):
         Units of a hidden layer.
     depth : int
         Hidden layers.
+    n_conditions : int
+        Numbers k of a condition, for a conditional field.
 
     Examples
     --------
@@ -43,14 +48,15 @@ class MLP(nn.Module):
     torch.Size([5, 2])
     """
 
-    def __init__(self, n_features: int, width: int = 256, depth: int = 3) -> None:
+    def __init__(self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0) -> None:
         super().__init__()
-        self.time = TimeEmbedding()
-        self.layers = _dense([n_features + 2 * len(self.time.frequencies), *depth * [width], n_features])
+        self.time, self.n_conditions = TimeEmbedding(), n_conditions
+        n_inputs = n_features + 2 * len(self.time.frequencies) + n_conditions
+        self.layers = _dense([n_inputs, *depth * [width], n_features])
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return the velocity (n, d) at x (n, d) and t (n,); `c` is reserved for conditions."""
-        return self.layers(torch.cat([x, self.time(t)], dim=1))
+        """Return the velocity (n, d) at x (n, d) and t (n,), under the conditions c (n, k)."""
+        return self.layers(torch.cat([x, self.time(t), _conditions(c, x, self.n_conditions)], dim=1))
 
 
 class OnImages(nn.Module):
@@ -96,6 +102,8 @@ class UNet(nn.Module):
         Heads of the attention.
     dropout : float
         Probability of dropping a value in a residual block.
+    n_conditions : int
+        Numbers k of a condition, for a conditional field; they are embedded and added to the embedded time.
 
     Raises
     ------
@@ -117,7 +125,7 @@ class UNet(nn.Module):
     torch.Size([5, 784])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the sizes of a network
         self,
         sample_shape: Sequence[int],
         width: int = 32,
@@ -126,6 +134,7 @@ class UNet(nn.Module):
         attention: Sequence[int] = (2,),
         n_heads: int = 4,
         dropout: float = 0.0,
+        n_conditions: int = 0,
     ) -> None:
         super().__init__()
         self.image_shape = _image_shape(sample_shape)
@@ -136,6 +145,8 @@ class UNet(nn.Module):
         block = functools.partial(_Block, n_time=4 * width, dropout=dropout)
         embedding = TimeEmbedding()
         self.time = nn.Sequential(embedding, _dense([2 * len(embedding.frequencies), 4 * width, 4 * width]))
+        self.n_conditions = n_conditions
+        self.condition = _dense([n_conditions, 4 * width, 4 * width]) if n_conditions else None
         self.first = _conv(self.image_shape[0], width)
         self.down, n_skips = _way_down(block, levels, width, n_blocks)
         self.middle = nn.ModuleList([block(n_coarse, n_coarse, n_heads), block(n_coarse, n_coarse, 0)])
@@ -143,8 +154,10 @@ class UNet(nn.Module):
         self.last = nn.Sequential(_norm(n_fine), nn.SiLU(), _zero(_conv(n_fine, self.image_shape[0])))
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return the velocity at x, rows (n, d) or images (n, c, h, w), and t (n,); `c` is reserved for conditions."""
+        """Return the velocity at x, rows (n, d) or images (n, c, h, w), and t (n,), under the conditions c (n, k)."""
         e = self.time(t)  # (n, 4 width)
+        if self.condition is not None:
+            e = e + self.condition(_conditions(c, x, self.n_conditions))
         skips = [self.first(x.reshape(len(x), *self.image_shape))]
         for block in self.down:
             skips.append(block(skips[-1], e))
@@ -170,6 +183,8 @@ class TimePredictor(nn.Module):
         Features of a row; height and width of an image of one channel; or channels, height and width.
     width : int
         Units of a hidden layer, or channels of the last convolution; a multiple of 8 for images.
+    n_conditions : int
+        Numbers k of a condition, of a conditional model. Images do not use it: their noise tells the time.
 
     Raises
     ------
@@ -182,19 +197,23 @@ class TimePredictor(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, sample_shape: Sequence[int], width: int = 256) -> None:
+    def __init__(self, sample_shape: Sequence[int], width: int = 256, n_conditions: int = 0) -> None:
         super().__init__()
+        self.n_conditions = n_conditions if len(sample_shape) == 1 else 0
         if len(sample_shape) == 1:
             self.input_shape: tuple[int, ...] = tuple(sample_shape)
-            self.layers = _dense([*sample_shape, width, width, width, 1])
+            self.layers = _dense([sample_shape[0] + n_conditions, width, width, width, 1])
         else:
             self.input_shape = _image_shape(sample_shape)
             _check_encoder(width)
             self.layers = _encoder([self.input_shape[0], width // 8, width // 4, width // 2, width])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the times (n,) of x, rows (n, d) or images (n, c, h, w)."""
-        return self.layers(x.reshape(len(x), *self.input_shape)).squeeze(1)
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return the times (n,) of x, rows (n, d) or images (n, c, h, w), under the conditions c (n, k)."""
+        x = x.reshape(len(x), *self.input_shape)
+        if self.n_conditions:
+            x = torch.cat([x, _conditions(c, x, self.n_conditions)], dim=1)
+        return self.layers(x).squeeze(1)
 
 
 class _Block(nn.Module):
@@ -281,6 +300,11 @@ def _way_up(
         block(n_in + n_skip, n_out, n_heads)
         for n_in, n_skip, (n_out, n_heads) in zip(n_ins, reversed(n_skips), n_outs, strict=True)
     )
+
+
+def _conditions(c: Tensor | None, x: Tensor, n_conditions: int) -> Tensor:
+    """Return the conditions (n, k); zeros, which stand for unknown, where there are none."""
+    return x.new_zeros(len(x), n_conditions) if c is None else c
 
 
 def _dense(widths: Sequence[int]) -> nn.Sequential:

@@ -141,6 +141,14 @@ class Velocity:
         array([[5.],
                [6.]])
         """
+        chosen = self.partner_rows(rng).reshape(-1, self.pair.x.shape[-2])  # (problems, n)
+        xp, y = namespace(self.pair.y), self.pair.y
+        first = y.shape[-2] * xp.arange(len(chosen), device=device(y))[:, None]
+        chosen = xp.take(y.reshape(-1, y.shape[-1]), (first + chosen).reshape(-1), axis=0)
+        return chosen.reshape(self.pair.x.shape) + self.pair.y_mean[..., None, :]
+
+    def partner_rows(self, rng: np.random.Generator) -> Array:
+        """Return the rows of the targets that :meth:`partners` draws, integers (n,)."""
         x, y, h = self.pair.x, self.pair.y, self.cross.g - half_squares(self.pair.y)
         xp, m = namespace(x), y.shape[-2]
         u = xp.asarray(rng.random(x.shape[:-1]), dtype=x.dtype, device=device(x))
@@ -152,10 +160,7 @@ class Velocity:
             mass = xp.cumulative_sum(xp.exp(scores - xp.max(scores, axis=-1, keepdims=True)), axis=-1)
             below = mass <= u[..., i : i + step, None] * mass[..., -1:]
             drawn.append(xp.clip(xp.sum(below, axis=-1), None, m - 1))
-        j = xp.concat(drawn, axis=-1).reshape(-1, x.shape[-2])  # (problems, n)
-        first = m * xp.arange(len(j), device=device(x))[:, None]
-        chosen = xp.take(y.reshape(-1, y.shape[-1]), (first + j).reshape(-1), axis=0)
-        return chosen.reshape(x.shape) + self.pair.y_mean[..., None, :]
+        return xp.concat(drawn, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

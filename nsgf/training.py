@@ -34,6 +34,9 @@ class Training:
     patience : int
         Validations without a better figure after which the training ends; 0 to train to the end. What is kept is the
         average of the last weights.
+    condition_dropout : float
+        Particles of a conditional model whose condition is dropped before the transport, as a fraction of `batch_size`:
+        from them the network learns the field without conditions, which guidance needs.
     refill_every : int
         Steps between two new minibatch flows, each of which replaces the oldest in the pool; 0 for a fixed pool.
     pool_bytes : int or None
@@ -65,6 +68,7 @@ class Training:
     compile: bool = False
     validate_every: int = 0
     patience: int = 0
+    condition_dropout: float = 0.2
     refill_every: int = 0
     pool_bytes: int | None = None
     directory: "str | os.PathLike[str] | None" = None
@@ -73,6 +77,10 @@ class Training:
     def __post_init__(self) -> None:
         if isinstance(self.ema_decay, str) or not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay!r} must be at least 0 and below 1; 0.999 is a good value.")
+        if isinstance(self.condition_dropout, str) or not 0 <= self.condition_dropout < 1:
+            raise ValueError(
+                f"condition_dropout={self.condition_dropout!r} must be at least 0 and below 1; 0.2 is a good value."
+            )
         if isinstance(self.clip, str) or not self.clip > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
         for name in ("warmup", "validate_every", "patience", "refill_every", "checkpoint_every", "pool_bytes"):

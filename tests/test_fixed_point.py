@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from strategies import Problem, problems, random_gaussian, seeds, weights
 
-from nsgf import POT, Sinkhorn, datasets, kernel, sinkhorn_divergence, sinkhorn_velocity, solvers
+from nsgf import POT, Sinkhorn, datasets, kernel, minibatches, sinkhorn_divergence, sinkhorn_velocity, solvers
 from nsgf.flow import batches, flow_steps
 from nsgf.kernel import Kernel, neighbours
 
@@ -98,8 +98,8 @@ def test_no_wrong_number_is_silent(problem, dtype):
 @dtypes
 def test_a_batch_agrees_with_its_problems_one_by_one(dtype):
     pairs = [clouds(60, 50, dtype, seed) for seed in range(5)]
-    ((x, y),) = batches(pairs, 5)
     solve = Sinkhorn(tol=1e-5)
+    ((x, y, *_),) = batches([minibatches.Problem(*pair) for pair in pairs], solve)
     for k, (_, batch) in enumerate(flow_steps(x, y, 0.5, 3, 0.5, solve)):
         for i, pair in enumerate(pairs):
             _, single = list(flow_steps(*pair, 0.5, 3, 0.5, solve))[k]

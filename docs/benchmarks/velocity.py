@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nsgf import POT, Sinkhorn, datasets, sinkhorn_flow, sinkhorn_velocity
+from nsgf import POT, Sinkhorn, datasets, minibatches, sinkhorn_flow, sinkhorn_velocity
 from nsgf._arrays import like, to_numpy, to_torch
-from nsgf.flow import TrajectoryPool, batch_size, batches, flow_steps
+from nsgf.flow import TrajectoryPool, batches, flow_steps
 from nsgf.sinkhorn import pick_blur
 
 HERE = Path(__file__).parent
@@ -467,7 +467,7 @@ def build_pool(solve, n_batches):
         for _ in range(n_batches)
     ]
     blur, rows = pick_blur("auto", *pairs[0]), TrajectoryPool(n_batches * POOL_STEPS * POOL_SIZE, 2)
-    for x, y in batches(pairs, batch_size(*pairs[0], solve)):
+    for x, y, *_ in batches([minibatches.Problem(*pair) for pair in pairs], solve):
         for k, (x_k, res) in enumerate(flow_steps(x, y, blur, POOL_STEPS, 1.0, solve)):
             rows.add(k / POOL_STEPS, x_k, res.v)
     return rows
