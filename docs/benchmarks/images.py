@@ -27,7 +27,7 @@ import data
 import numpy as np
 import torch
 
-from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, datasets, flow, matching, metrics, ode
+from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, datasets, flow, matching, metrics, minibatches, ode
 from nsgf._arrays import on_device, to_numpy
 from nsgf.networks import OnImages, TimePredictor, UNet
 from nsgf.sinkhorn import spread
@@ -338,7 +338,8 @@ def ablate(name, device, n=2000, nfe=10, part=0.25):  # noqa: PLR0915  one row a
         add(f"no predictor, time {t:.2f}", model)
     for change in variations(recipe):
         model, rng = copy.copy(base).set_params(n_batches=6, **change), np.random.default_rng(SEED)
-        flows, straight = model._flow_minibatches(model._source(), target, rng), base.history_["straight_train_seconds"]
+        drawn = minibatches.plain(model._source(), target, model.batch_size, model.batch_size, rng)
+        flows, straight = model._flows(drawn, rng), base.history_["straight_train_seconds"]
         model._match_velocities(flows, rng, len(base.history_["loss"]), first=base.straight_field_)
         model.history_["straight_train_seconds"] = straight
         add("phase 1: " + ", ".join(f"{k} {v:.3g}" for k, v in change.items()), model)
