@@ -461,9 +461,9 @@ def page(result):
         "Function evaluations are those of a UNet; all models take Euler steps. NSGF++ has two UNets, of which phase 1",
         "evaluates one and phase 2 the other, and evaluates its predictor, a smaller network, once: a row of its own",
         "counts that as a full evaluation. Its lines join pairs of the plans of large minibatches, those of OT-CFM",
-        "pairs of an exact assignment in each batch. With lines drawn apart, as in the paper, and a velocity field trained",
-        "from nothing, NSGF++ had 1122 and 683 at 5 and 10 evaluations of the first recipe below. NSGF is trained for the",
-        "number of steps of its recipe; in other columns its",
+        "pairs of an exact assignment in each batch. With lines drawn apart, as in the paper, and a velocity field",
+        "trained from nothing, NSGF++ had 1122 and 683 at 5 and 10 evaluations of the first recipe below. NSGF is",
+        "trained for the number of steps of its recipe; in other columns its",
         "field is followed in other steps. One seed.",
         "",
     ]
