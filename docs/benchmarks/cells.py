@@ -45,11 +45,13 @@ GRIDS = {
     "nsgf": {"blur": (0.08, 0.15, 0.3), "batch_size": (16, 32, 1024)},
     "ot-cfm": {"sigma": (0.0, 0.1, 0.3), "batch_size": (32, 128, 256)},
 }
+CARRIED = ", the previous snapshot carried on"
 NAMES = {
     "floor": "floor: the other half of the held-out cells",
-    "nsgf": "NSGF, the previous snapshot carried on",
+    "nsgf": f"NSGF{CARRIED}",
+    "nsgf, default": "NSGF, blur and batch size of the default",
     "ot": "linear OT interpolation",
-    "ot-cfm": "OT-CFM, the previous snapshot carried on",
+    "ot-cfm": f"OT-CFM{CARRIED}",
     "previous": "previous snapshot, unchanged",
     "next": "next snapshot, unchanged",
 }
@@ -179,7 +181,8 @@ def kernel_lengths(real):
     return 0.5 * median, median, 2.0 * median
 
 
-LEARNT = {"nsgf": by_nsgf, "ot-cfm": by_ot_cfm}
+LEARNT = {"nsgf": by_nsgf, "nsgf, default": by_nsgf, "ot-cfm": by_ot_cfm}
+DEFAULT = {"blur": 0.15, "batch_size": 1024}
 
 
 def choose(expression, hours, held_out):
@@ -345,7 +348,8 @@ def times_section(result):
             )
         lines += table(["", "W2", "MMD", "spread"], rows)
         seconds = {method: spread_of([run["seconds"][method] for run in runs], 0) for method in LEARNT}
-        lines += [f"Seconds of a fit: NSGF {seconds['nsgf']}, OT-CFM {seconds['ot-cfm']}.", ""]
+        said = ", ".join(f"{NAMES[method].removesuffix(CARRIED)} {each}" for method, each in seconds.items())
+        lines += [f"Seconds of a fit, on a machine that had other work as well: {said}.", ""]
     return [*lines, *choice_section(result), *READING]
 
 
@@ -363,11 +367,25 @@ def choice_section(result):
         for method, tried in methods.items():
             said = ", ".join(f"{k} {v:g}" for k, v in best(tried).items())
             figures = [one["w2"] for one in tried]
-            rows.append([f"{held_out} h", NAMES[method].split(",")[0], said, f"{min(figures):.2f}–{max(figures):.2f}"])
+            rows.append(
+                [f"{held_out} h", NAMES[method].removesuffix(CARRIED), said, f"{min(figures):.2f}–{max(figures):.2f}"]
+            )
     return lines + table(["held out", "", "chosen", "W2 of all choices, middle snapshot"], rows)
 
 
-READING = []
+READING = [
+    *heading("Reading", "~"),
+    "In W2, NSGF with the chosen parameters is nearest to the held-out cells at both times, and nearer than OT-CFM with",
+    "each of the seeds. In MMD the three that interpolate cannot be told apart at 24 h, where both others have the",
+    "smaller median, and hardly at 48 h. All of them beat the better neighbour, and at 24 h all stay far from the floor:",
+    "what the cells did in their first day is not on the way between 0 and 48 h.",
+    "",
+    "The lead in W2 comes from the batch size, and part of it may be no merit. The smallest batch of the grid was chosen",
+    "both times. Minibatches of 16 cells blend partners, so that carried cells have less spread, and W2 between samples",
+    "of some forty cells in ten dimensions favours clouds that are a little too narrow. With whole snapshots as",
+    "minibatches, as by default for so few cells, NSGF is no better than OT-CFM in W2 and takes longer to fit.",
+    "",
+]
 
 
 def labels_section(result):
@@ -410,7 +428,15 @@ def labels_section(result):
     ]
 
 
-READING_LABELS = []
+READING_LABELS = [
+    "NSGF makes cells that are judged right more often than real ones and lie as near to held-out cells as to those of",
+    "the training, but it loses variety: its recall is below that of real cells and of the Gaussians, and a W2 to the",
+    "held-out cells below that of real cells is the same narrowness. Of the rare labels, with ten training cells or",
+    "fewer, memory T cells are made less well than by the Gaussians, and four naive T cells are too few for any of them.",
+    "A guidance of 2 raises the agreement a little at the price of the cells themselves: they move outwards, and a few",
+    "run far away, which is what W2 shows. It is not to be recommended for data of this kind.",
+    "",
+]
 
 
 PARTS = ("choose", "times", "labels")
@@ -428,6 +454,7 @@ def measure(part, result):
             result.setdefault("choose", {})[f"{held_out:g}"] = choose(expression, hours, held_out)
         else:
             chosen = {method: best(tried) for method, tried in result["choose"][f"{held_out:g}"].items()}
+            chosen["nsgf, default"] = DEFAULT
             found = measure_time(expression, hours, held_out, chosen)
             result.setdefault("times", {})[f"{held_out:g}"] = found
 
