@@ -69,7 +69,8 @@ class Conditions:
                 )
             values = np.repeat(values, n, axis=0) if len(values) == 1 else values
             return (_of_length(values, n, name) - self.shift) / self.scale
-        labels = _of_length(_labels(y, name) if _is_vector(y) else [_plain(y)] * n, n, name)
+        is_one = not _is_vector(y) and getattr(y, "ndim", 0) == 0
+        labels = _of_length([_plain(y)] * n if is_one else _labels(y, name), n, name)
         code = {label: i for i, label in enumerate(self.classes)}
         unseen = [label for label in dict.fromkeys(labels) if not (_is_unknown(label) or label in code)]
         if unseen:

@@ -179,6 +179,8 @@ def test_an_unseen_label_is_refused_by_name(conditional):
         conditional.sample(2, y="z")
     with pytest.raises(ValueError, match="y has 3 rows but there are 2 samples"):
         conditional.transform(np.zeros((2, 2)), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"y must be one label a row.*shape \(2, 1\)"):
+        conditional.sample(2, y=np.zeros((2, 1)))
 
 
 @ignore_report
