@@ -282,7 +282,7 @@ def table(head, rows):
     """Return the lines of a table, each cell text."""
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
-        lines += [f"   {'  -' if i else '* -'} {cell}" for i, cell in enumerate(row)]
+        lines += [f"   {'  -' if i else '* -'} {cell}".rstrip() for i, cell in enumerate(row)]
     return [*lines, ""]
 
 
@@ -348,8 +348,8 @@ def times_section(result):
             )
         lines += table(["", "W2", "MMD", "spread"], rows)
         seconds = {method: spread_of([run["seconds"][method] for run in runs], 0) for method in LEARNT}
-        said = ", ".join(f"{NAMES[method].removesuffix(CARRIED)} {each}" for method, each in seconds.items())
-        lines += [f"Seconds of a fit, on a machine that had other work as well: {said}.", ""]
+        said = "; ".join(f"{NAMES[method].removesuffix(CARRIED)}: {each}" for method, each in seconds.items())
+        lines += [f"Seconds of a fit, on a machine that had other work as well. {said}.", ""]
     return [*lines, *choice_section(result), *READING]
 
 
@@ -375,15 +375,15 @@ def choice_section(result):
 
 READING = [
     *heading("Reading", "~"),
-    "In W2, NSGF with the chosen parameters is nearest to the held-out cells at both times, and nearer than OT-CFM with",
-    "each of the seeds. In MMD the three that interpolate cannot be told apart at 24 h, where both others have the",
-    "smaller median, and hardly at 48 h. All of them beat the better neighbour, and at 24 h all stay far from the floor:",
-    "what the cells did in their first day is not on the way between 0 and 48 h.",
+    "In W2, NSGF with the chosen parameters is nearest to the held-out cells at both times, and nearer than OT-CFM",
+    "with each of the seeds. In MMD it is no better: at 24 h all others that interpolate have a smaller median, and at",
+    "48 h the ranges lie over each other. All of them beat the better neighbour. At 24 h all stay far from the floor:",
+    "what cells did in their first day does not seem to lie on the way between 0 and 48 h.",
     "",
-    "The lead in W2 comes from the batch size, and part of it may be no merit. The smallest batch of the grid was chosen",
-    "both times. Minibatches of 16 cells blend partners, so that carried cells have less spread, and W2 between samples",
-    "of some forty cells in ten dimensions favours clouds that are a little too narrow. With whole snapshots as",
-    "minibatches, as by default for so few cells, NSGF is no better than OT-CFM in W2 and takes longer to fit.",
+    "The lead in W2 comes from the batch size, and part of it may be no merit. The smallest batch of the grid was",
+    "chosen both times. Minibatches of 16 cells blend partners, so that carried cells have less spread; W2 between",
+    "samples of some forty cells in ten dimensions favours clouds that are a little too narrow. With whole snapshots",
+    "as minibatches, as by default for so few cells, NSGF is no better than OT-CFM in W2 and takes longer to fit.",
     "",
 ]
 
@@ -432,7 +432,7 @@ READING_LABELS = [
     "NSGF makes cells that are judged right more often than real ones and lie as near to held-out cells as to those of",
     "the training, but it loses variety: its recall is below that of real cells and of the Gaussians, and a W2 to the",
     "held-out cells below that of real cells is the same narrowness. Of the rare labels, with ten training cells or",
-    "fewer, memory T cells are made less well than by the Gaussians, and four naive T cells are too few for any of them.",
+    "fewer, memory T cells are made less well than by the Gaussians, and four naive T cells are too few for any.",
     "A guidance of 2 raises the agreement a little at the price of the cells themselves: they move outwards, and a few",
     "run far away, which is what W2 shows. It is not to be recommended for data of this kind.",
     "",
