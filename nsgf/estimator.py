@@ -506,7 +506,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             flows.lines.go_on_from(done * n)
         missing = itertools.islice(itertools.chain([first], flows.drawn), done, self.n_batches)
         missing = self._progress(missing, self.n_batches - done, "pool")
-        for problem in flow.batches(itertools.chain.from_iterable(missing), flows.solve):
+        for problem in flow.batches(map(flows.moved, itertools.chain.from_iterable(missing)), flows.solve):
             flows.add(problem)
         settle(flows.pool.error, flows.pool.converged, flows.solve)
 
@@ -533,7 +533,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _refill(self, flows: "_Flows") -> None:
         """Replace the oldest minibatch of the pool, every so many calls."""
         if self._training.refill_every and next(flows.calls) % self._training.refill_every == 0:
-            for problem in flow.batches(next(flows.drawn), flows.solve):
+            for problem in flow.batches(map(flows.moved, next(flows.drawn)), flows.solve):
                 settle(*flows.add(problem), flows.solve)
 
     def _train(  # noqa: PLR0913  which network, on what, what it is checked on, and where it starts
@@ -688,9 +688,13 @@ class _Flows:
         self.device, self.d = device, d
         self.rates, self.calls = [1.0] * len(step_sizes), itertools.count()
 
+    def moved(self, problem: minibatches.Problem) -> minibatches.Problem:
+        """Return the problem with its clouds on the device; conditions are for the network, and stay."""
+        return problem._replace(x=on_device(problem.x, self.device), y=on_device(problem.y, self.device))
+
     def follow(self, problem: minibatches.Problem) -> tuple[minibatches.Problem, Steps]:
         """Return the problem, and the positions and velocities of its steps."""
-        x, y = (on_device(z, self.device) for z in problem[:2])
+        x, y, *_ = self.moved(problem)
         n_steps, n_fixed = len(self.step_sizes), x.shape[-1] - self.d
         return problem, list(flow.flow_steps(x, y, self.blur, n_steps, self.step_sizes, self.solve, n_fixed=n_fixed))
 

@@ -112,9 +112,8 @@ def _alike(p: Problem, q: Problem) -> bool:
 def _stacked(group: list[Problem]) -> Problem:
     if len(group) == 1:
         return group[0]
-    xp = namespace(group[0].x)
-    x, y, c = (None if column[0] is None else xp.stack(column) for column in list(zip(*group, strict=True))[:3])
-    return group[0]._replace(x=x, y=y, c=c)
+    xp, (xs, ys, cs, _) = namespace(group[0].x), zip(*group, strict=True)
+    return group[0]._replace(x=xp.stack(xs), y=xp.stack(ys), c=None if cs[0] is None else np.stack(cs))
 
 
 def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme
