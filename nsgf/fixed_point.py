@@ -7,7 +7,8 @@ With the rows of the kernel of :mod:`nsgf.kernel` kept exact, potentials solve
     h \leftarrow h - \tfrac12 \log \tfrac{P 1}{a} \quad \text{(a cloud with itself, } \varphi = h).
 
 Plain iterations contract as slowly as :math:`1 - O(\varepsilon)`. Anderson's mixing combines the last few so that the
-residual, linearised, is least (Walker & Ni 2011), and takes the number of iterations that Newton's method would.
+residual, linearised, is least (Walker & Ni 2011), and takes the number of iterations that Newton's method would. Where
+that leads astray, the solution is approached through larger ε instead.
 
 What is certified is what a velocity is made of, the map T. Along the iteration its error falls like the decrement
 :math:`E_k` of the dual, so where E fell by the factor q over a window, q / (1 − q) times the change of T is left to go;
@@ -37,6 +38,8 @@ _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the win
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
 _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
+_PLAIN = 8  # plain steps after which the start is taken to be too far away
+_SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
 LEAST_UNIT = 0.1  # blurs: of a length below this, a fraction `tol` is more than a flow can use
 
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
@@ -67,9 +70,19 @@ def rounding(size: float, dtype: Any) -> float:
 
 def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
     """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
-    kernel.absorb(h)
     reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
-    return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach), max_iter)
+
+    def solve(h: Array, max_iter: int, plain: float) -> Solution:
+        kernel.absorb(h)
+        return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
+
+    solved = solve(h, max_iter, _PLAIN)
+    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64:
+        return solved
+    h, n_iter = _cooled(kernel, max_iter - solved.n_iter)
+    n_iter += solved.n_iter
+    again = solve(h, max(1, max_iter - n_iter), math.inf)
+    return again._replace(n_iter=again.n_iter + n_iter)
 
 
 def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, max_iter: int) -> Solution:
@@ -100,6 +113,26 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     a_k, b_k = (xp.full(s.shape[0], 1.0 / s.shape[0], dtype=x.dtype, device=device(x)) for s in (i, j))
     phi = _anneal(x_k, y_k, a_k, b_k)[0] if k == _SUBSAMPLE else _loosely(x_k, y_k, a_k, b_k)
     return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
+
+
+def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
+    """Return a potential h (…, m) from solutions at ever smaller ε, each the next one's start; and the iterations.
+
+    Where clusters far apart have to exchange a little mass, potentials drift over hundreds of nats at a constant rate,
+    which no mixing foresees; from one ε to its half they move by a few.
+    """
+    h, n_iter = kernel.xp.zeros_like(kernel.half_y), 0
+    eps = 4.0 * max(float(kernel.half_x.max()), float(kernel.half_y.max()))
+    while eps > 1.0 and n_iter < max_iter:
+        scaled = Kernel(kernel.x / eps**0.5, kernel.y / eps**0.5, kernel.a, kernel.b)
+        h = h / eps
+        scaled.absorb(h)
+        for h, decrement, marginal in _iterates(scaled, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
+            n_iter += 1
+            if decrement is not None and max(float(decrement.max()), float(marginal.max())) < _CLOSE:
+                break
+        h, eps = h * eps, eps / _SLOW_COOLING
+    return h, n_iter
 
 
 def _cross_residual(kernel: Kernel, h: Array) -> tuple[Array, Array]:
@@ -175,7 +208,8 @@ class _Anderson:
         Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step.
         """
         xp, g, last = self._xp, h + r, self._last
-        better, worse = error < self._least, ~(error <= _GROWTH * xp.maximum(self._least, self._floor))
+        most = xp.maximum(self._least, self._floor)
+        better, worse = error < self._least, ~(error <= xp.minimum(_GROWTH * most, 1.0 + 0.5 * most))  # it ends at 2
         self._safe = g if better.all() else xp.where(better[..., None], g, self._safe)
         self._least = xp.where(better, error, self._least)
         self.mixed = False
@@ -200,11 +234,13 @@ class _Anderson:
 class _Certificate:
     """The error of T, read from the last iterates, their decrements and their marginal errors, and when to stop.
 
-    `reach` is how far mass that is misplaced may have to move.
+    `reach` is how far mass that is misplaced may have to move, and `plain` the plain steps after which to give up.
     """
 
-    def __init__(self, kernel: Kernel, base: Array | None, tol: float, reach: Array | float = 0.0) -> None:
-        self._kernel, self._tol, self._reach = kernel, tol, reach
+    def __init__(
+        self, kernel: Kernel, base: Array | None, tol: float, reach: Array | float = 0.0, plain: float = math.inf
+    ) -> None:
+        self._kernel, self._tol, self._reach, self._plain = kernel, tol, reach, plain
         self._past: list[tuple[Array, Array, Array]] = []
         self._measured: tuple[Array, Array] | None = None
         self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
@@ -221,8 +257,8 @@ class _Certificate:
         self._measured, most = None, float(marginal.max())
         lost = k - self._best_k > self._patience or not math.isfinite(most)
         if decrement is None:
-            self._past = []
-            return lost
+            self._past, self._plain = [], self._plain - 1
+            return lost or self._plain < 0
         self._past = [*self._past, (h, decrement, marginal)][-_MEMORY:]
         largest = float(decrement.max())
         if largest < 0.9 * self._best:
