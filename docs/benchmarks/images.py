@@ -86,22 +86,22 @@ def features(name, images, device):
 class OnPatches(torch.nn.Module):
     """A UNet that sees each patch of pixels as one pixel with more channels: as many numbers, in fewer places."""
 
-    def __init__(self, shape, recipe):
+    def __init__(self, shape, recipe, n_conditions=0):
         super().__init__()
         (c, h, w), p = shape, recipe.patch
         self.patch = p
-        small = (c * p**2, h // p, w // p)
-        self.unet = UNet(small, recipe.width, recipe.multipliers, attention=recipe.attention)
+        small, attention = (c * p**2, h // p, w // p), recipe.attention
+        self.unet = UNet(small, recipe.width, recipe.multipliers, attention=attention, n_conditions=n_conditions)
 
     def forward(self, x, t, c=None):
         x = torch.nn.functional.pixel_unshuffle(x, self.patch)
-        return torch.nn.functional.pixel_shuffle(self.unet(x, t), self.patch)
+        return torch.nn.functional.pixel_shuffle(self.unet(x, t, c), self.patch)
 
 
-def network(recipe, shape):
+def network(recipe, shape, n_conditions=0):
     """Return the network of images that all models share."""
     torch.manual_seed(SEED)
-    return OnPatches(shape, recipe)
+    return OnPatches(shape, recipe, n_conditions)
 
 
 def habits(device):
