@@ -81,7 +81,9 @@ def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int
         return solved
     h, n_iter = _cooled(kernel, max_iter - solved.n_iter)
     n_iter += solved.n_iter
-    again = solve(h, max(1, max_iter - n_iter), math.inf)
+    if n_iter >= max_iter:
+        return solved._replace(n_iter=n_iter)
+    again = solve(h, max_iter - n_iter, math.inf)
     return again._replace(n_iter=again.n_iter + n_iter)
 
 
@@ -127,7 +129,8 @@ def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
         scaled = Kernel(kernel.x / eps**0.5, kernel.y / eps**0.5, kernel.a, kernel.b)
         h = h / eps
         scaled.absorb(h)
-        for h, decrement, marginal in _iterates(scaled, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
+        left = min(_LOOSE_ITER, max_iter - n_iter)
+        for h, decrement, marginal in _iterates(scaled, _cross_residual, h, left):  # noqa: B007, B020
             n_iter += 1
             if decrement is not None and max(float(decrement.max()), float(marginal.max())) < _CLOSE:
                 break
