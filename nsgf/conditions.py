@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -43,9 +44,16 @@ class Conditions:
     def of(cls, y: Any, name: str) -> Self:
         """Return the conditions that `y` has: labels where it has one dimension, continuous where it has two."""
         if _n_dimensions(y) != 2:
-            labels = [label for label in _labels(y, name) if not _is_unknown(label)]
+            given = _labels(y, name)
+            labels = [label for label in given if not _is_unknown(label)]
             if not labels:
                 raise ValueError(f"{name} has no known label: all are None or -1. Leave it out, or label some rows.")
+            if set(labels) == {1} and -1 in given:
+                warnings.warn(
+                    f"{name} has labels 1 and -1, and -1 stands for unknown: {given.count(-1)} rows have no label. "
+                    "Where -1 is a class of its own, call it something else, such as 0.",
+                    stacklevel=5,
+                )
             return cls(_sorted(dict.fromkeys(labels)))
         values = _numbers(y, name)
         return cls((), values.mean(axis=0), np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0))

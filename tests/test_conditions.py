@@ -342,6 +342,11 @@ def test_labels_of_any_kind_are_read(labels):
     np.testing.assert_array_equal(kinds.columns(codes).sum(axis=1), [1, 0, 1])
 
 
+def test_a_class_that_is_called_minus_one_is_pointed_out():
+    with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
+        assert Conditions.of([1, -1, 1, -1], "y_tgt").classes == (1,)
+
+
 @pytest.mark.slow
 @ignore_report
 def test_digits_are_those_that_were_asked_for():
