@@ -16,7 +16,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -127,6 +127,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if X_tgt is None:
             return self._fit_course(X_src, y_src, y_tgt, pairs)
         y = _points(self, X_tgt, "X_tgt")
+        _check_columns([X_src, X_tgt], "X_src and X_tgt")
         x = y if X_src is None else _points(self, X_src, "X_src")
         as_pair(x, y, ("X_src", "X_tgt"))
         known = self._know(None if X_src is None else len(x), len(y), y_src, y_tgt, pairs)
@@ -140,6 +141,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """Learn the field through the snapshots of a time course."""
         times, samples = _snapshots(snapshots)
         self._check_course()
+        _check_columns(samples, "the snapshots of X_src")
         if not (y_src is None and y_tgt is None and pairs is None):
             raise ValueError("y_src, y_tgt and pairs do not go with a time course; fit each label by itself.")
         xs = [_points(self, X, f"X_src at time {t:g}") for t, X in zip(times, samples, strict=True)]
@@ -315,7 +317,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError("y of sample needs labels, or a model fitted without y_src; use transform(X, y).")
         codes, i = kinds.read(y, "y", n), np.empty(n, dtype=int)
         for k in np.unique(codes):
-            rows, which = np.flatnonzero((own == k) | (k == UNKNOWN)), np.flatnonzero(codes == k)
+            which, rows = np.flatnonzero(codes == k), np.flatnonzero((own == k) | (k == UNKNOWN))
+            rows = rows if len(rows) else np.flatnonzero(own == UNKNOWN)
             i[which] = rng.choice(rows, size=len(which), replace=len(which) > len(rows))
         return self.source_[i], kinds.columns(codes)
 
@@ -1155,6 +1158,17 @@ def _no_more_than(y: np.ndarray) -> datasets.Source:
     """Return the source of rows of `y`, each at most once in a draw, and so no more than there are."""
     draw = datasets.rows(y)
     return lambda n, rng: draw(min(n, len(y)), rng)
+
+
+def _check_columns(samples: Sequence[Any], names: str) -> None:
+    """Refuse data frames with other columns, or another order of them: they are read by position."""
+    columns = [list(X.columns) for X in samples if hasattr(X, "columns")]
+    for other in columns[1:]:
+        if other != columns[0]:
+            raise ValueError(
+                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
+                "Select the same ones, such as X_tgt[X_src.columns]."
+            )
 
 
 def _check_count(name: str, value: Any, least: int = 1) -> None:

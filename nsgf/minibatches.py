@@ -125,7 +125,7 @@ def partly_labelled(  # noqa: PLR0913  as `labelled`, and how to find the labels
 ) -> Minibatches:
     """Yield a problem of each class, where rows of unknown label take that of a partner in the unlabelled plan.
 
-    What stays unknown, or has no row of its class on the other side of the minibatch, makes a problem of its own.
+    What stays unknown makes a problem of its own; a class with no row on the other side of the minibatch is left out.
     """
     while True:
         i, j = (rng.choice(len(z), size=min(n, len(z)), replace=False) for z in (source, target))

@@ -342,6 +342,21 @@ def test_labels_of_any_kind_are_read(labels):
     np.testing.assert_array_equal(kinds.columns(codes).sum(axis=1), [1, 0, 1])
 
 
+@ignore_report
+def test_data_frames_with_other_columns_are_refused():
+    frame = pd.DataFrame(CENTRES + 1.0, columns=["a", "b"])
+    for samples in ((frame, frame[["b", "a"]]), ({0.0: frame, 1.0: frame[["b", "a"]]},)):
+        with pytest.raises(ValueError, match=r"different columns, or another order.*Select the same"):
+            NSGF(**QUICK).fit(*samples)
+
+
+@ignore_report
+def test_a_label_that_no_source_row_has_is_drawn_from_the_unknown_ones():
+    x, labels = labelled_sample(200)
+    model = NSGF(**QUICK | {"max_iter": 5}).fit(x, x + 1.0, y_src=[None] * 200, y_tgt=labels)
+    assert model.sample(3, random_state=0, y="a").shape == (3, 2)
+
+
 def test_a_class_that_is_called_minus_one_is_pointed_out():
     with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
         assert Conditions.of([1, -1, 1, -1], "y_tgt").classes == (1,)
