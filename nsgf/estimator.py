@@ -132,7 +132,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         as_pair(x, y, ("X_src", "X_tgt"))
         known = self._know(None if X_src is None else len(x), len(y), y_src, y_tgt, pairs)
         self.times_ = None
-        rng, target = self._begin(X_tgt if X_src is None else X_src, X_tgt, x, y, (X_src is None, *known))
+        told = (X_src is None, *known, self.source_conditions_, str(self.classes_))
+        rng, target = self._begin(X_tgt if X_src is None else X_src, X_tgt, x, y, told)
         self.source_ = None if X_src is None else self._to_unit(x)
         self._learn(self._minibatches(target, *known, rng), rng)
         return self
@@ -592,7 +593,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         snapshots = [0.0, 1.0] if self.times_ is None else self._unit_times(self.times_)
 
         def velocity(x: np.ndarray, t: float) -> np.ndarray:
-            j = int(np.searchsorted(snapshots, t + 1e-9, side="right")) - 1
+            j = min(int(np.searchsorted(snapshots, t + 1e-9, side="right")), len(snapshots) - 1) - 1
             length = snapshots[j + 1] - snapshots[j]
             step = math.floor((t - snapshots[j]) / length * T + 1e-6)
             return self.flow_time_ / length * field(x, snapshots[j] + length * step / T)

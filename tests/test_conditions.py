@@ -357,6 +357,22 @@ def test_a_label_that_no_source_row_has_is_drawn_from_the_unknown_ones():
     assert model.sample(3, random_state=0, y="a").shape == (3, 2)
 
 
+@ignore_report
+def test_a_directory_belongs_to_the_labels_of_the_source_too(tmp_path):
+    x, labels = labelled_sample(200)
+    model = NSGF(**QUICK | {"max_iter": 5}, training=Training(directory=tmp_path))
+    model.fit(x, x + 1.0, y_src=labels, y_tgt=labels)
+    with pytest.raises(ValueError, match="directory"):
+        model.fit(x, x + 1.0, y_tgt=labels)
+
+
+@ignore_report
+def test_a_time_just_below_the_last_is_in_the_course():
+    x, _ = labelled_sample(100)
+    model = NSGF(**QUICK | {"max_iter": 5}).fit({0.0: x, 1.0: x + 1.0})
+    assert np.allclose(model.transform(x, t0=1 - 1e-12), x, atol=1e-5)
+
+
 def test_a_class_that_is_called_minus_one_is_pointed_out():
     with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
         assert Conditions.of([1, -1, 1, -1], "y_tgt").classes == (1,)
