@@ -125,7 +125,8 @@ def partly_labelled(  # noqa: PLR0913  as `labelled`, and how to find the labels
 ) -> Minibatches:
     """Yield a problem of each class, where rows of unknown label take that of a partner in the unlabelled plan.
 
-    What stays unknown makes a problem of its own; a class with no row on the other side of the minibatch is left out.
+    The network is told the labels of half of those. What stays unknown makes a problem of its own; a class with no row
+    on the other side of the minibatch is left out.
     """
     while True:
         i, j = (rng.choice(len(z), size=min(n, len(z)), replace=False) for z in (source, target))
@@ -135,7 +136,8 @@ def partly_labelled(  # noqa: PLR0913  as `labelled`, and how to find the labels
             _taken(y, x, codes_y, codes_x, blur, solve, rng),
         )
         common = sorted(set(found_x.tolist()) & set(found_y.tolist()))
-        problems = [Problem(x[found_x == k], y[found_y == k], columns(codes_x[found_x == k])) for k in common]
+        told = np.where((codes_x == UNKNOWN) & (rng.random(len(x)) < 0.5), found_x, codes_x)  # both are asked for
+        problems = [Problem(x[found_x == k], y[found_y == k], columns(told[found_x == k])) for k in common]
         if problems:
             yield problems
 

@@ -358,6 +358,16 @@ def test_a_label_that_no_source_row_has_is_drawn_from_the_unknown_ones():
 
 
 @ignore_report
+def test_a_class_whose_source_rows_are_all_unknown_is_learnt_from_their_partners():
+    rng = np.random.default_rng(3)
+    left, right = ([[k, 0.0]] + 0.3 * rng.normal(size=(200, 2)) for k in (0.0, 6.0))
+    x, labels = np.concatenate([left, right]), ["a"] * 200 + ["b"] * 200
+    model = NSGF(**QUICK).fit(x, x + [0.0, 6.0], y_src=[None] * 400, y_tgt=labels)
+    for cloud, label, end in ((left, "a", [0.0, 6.0]), (right, "b", [6.0, 6.0])):
+        assert np.allclose(model.transform(cloud, label).mean(axis=0), end, atol=0.5)
+
+
+@ignore_report
 def test_a_directory_belongs_to_the_labels_of_the_source_too(tmp_path):
     x, labels = labelled_sample(200)
     model = NSGF(**QUICK | {"max_iter": 5}, training=Training(directory=tmp_path))
