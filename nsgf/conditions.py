@@ -48,9 +48,10 @@ class Conditions:
             labels = [label for label in given if not _is_unknown(label)]
             if not labels:
                 raise ValueError(f"{name} has no known label: all are None or -1. Leave it out, or label some rows.")
-            if set(labels) == {1} and -1 in given:
+            n_minus = sum(isinstance(label, int | float) and label == -1 for label in given)  # pandas.NA has no truth
+            if n_minus and set(labels) == {1}:
                 warnings.warn(
-                    f"{name} has labels 1 and -1, and -1 stands for unknown: {given.count(-1)} rows have no label. "
+                    f"{name} has labels 1 and -1, and -1 stands for unknown: {n_minus} rows have no label. "
                     "Where -1 is a class of its own, call it something else, such as 0.",
                     stacklevel=5,
                 )

@@ -386,6 +386,7 @@ def test_a_time_just_below_the_last_is_in_the_course():
 def test_a_class_that_is_called_minus_one_is_pointed_out():
     with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
         assert Conditions.of([1, -1, 1, -1], "y_tgt").classes == (1,)
+    assert Conditions.of(pd.Series([1, None, 1], dtype="Int64"), "y_tgt").classes == (1,)
 
 
 @pytest.mark.slow
