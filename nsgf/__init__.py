@@ -7,42 +7,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsgf import datasets, metrics, networks, ode, plots
-    from nsgf.estimator import NSGF, NSGFPlusPlus
-    from nsgf.flow import Trajectory, TrajectoryPool, sinkhorn_flow
-    from nsgf.sinkhorn import Velocity, sinkhorn_divergence, sinkhorn_velocity
-    from nsgf.solvers import POT, Potentials, Sinkhorn
+    from nsgf import datasets, diagnostics, metrics, networks, ode, plots
+    from nsgf.conditions import Labels, Numbers, Pairs
+    from nsgf.estimators import NSGF, NSGFPlusPlus, load
+    from nsgf.flow import Trajectory, sinkhorn_flow
+    from nsgf.pool import TrajectoryPool
+    from nsgf.sinkhorn import Velocity, sinkhorn_divergence, sinkhorn_velocity, spread
+    from nsgf.solvers import POT, Potentials, Sinkhorn, Solver
     from nsgf.training import Training
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "NSGF": "estimator",
-    "NSGFPlusPlus": "estimator",
+    "Labels": "conditions",
+    "NSGF": "estimators",
+    "NSGFPlusPlus": "estimators",
+    "Numbers": "conditions",
     "POT": "solvers",
+    "Pairs": "conditions",
     "Potentials": "solvers",
     "Sinkhorn": "solvers",
+    "Solver": "solvers",
     "Training": "training",
     "Trajectory": "flow",
-    "TrajectoryPool": "flow",
+    "TrajectoryPool": "pool",
     "Velocity": "sinkhorn",
+    "load": "estimators",
     "sinkhorn_divergence": "sinkhorn",
     "sinkhorn_flow": "flow",
     "sinkhorn_velocity": "sinkhorn",
+    "spread": "sinkhorn",
 }
-_MODULES = ("datasets", "metrics", "networks", "ode", "plots")
+_MODULES = ("datasets", "diagnostics", "metrics", "networks", "ode", "plots")
 
-__all__ = [  # noqa: RUF022
+__all__ = [
     "NSGF",
     "NSGFPlusPlus",
     "POT",
+    "Labels",
+    "Numbers",
+    "Pairs",
     "Potentials",
     "Sinkhorn",
+    "Solver",
     "Training",
     "Trajectory",
     "TrajectoryPool",
     "Velocity",
     "datasets",
+    "diagnostics",
+    "load",
     "metrics",
     "networks",
     "ode",
@@ -50,6 +64,7 @@ __all__ = [  # noqa: RUF022
     "sinkhorn_divergence",
     "sinkhorn_flow",
     "sinkhorn_velocity",
+    "spread",
 ]
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "as_pair",
     "as_points",
     "as_weights",
+    "check_widths",
     "device",
     "like",
     "namespace",
@@ -75,11 +76,7 @@ def as_weights(w: Any, x: Array, name: str) -> Array:
 def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     """Validate two clouds of one space; return them in one library and one floating dtype."""
     x, y = as_points(x, names[0]), as_points(y, names[1])
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"{names[0]} has {x.shape[1]} features but {names[1]} has {y.shape[1]}; both must live in the same space. "
-            "Encode them to a shared space first."
-        )
+    check_widths(x, y, names)
     if type(x) is not type(y):
         raise TypeError(
             f"{names[0]} is a {_library(x)} array but {names[1]} is a {_library(y)} array; convert one to the other."
@@ -91,6 +88,15 @@ def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array,
     xp = namespace(x, y)
     dtype = xp.result_type(x.dtype, y.dtype)
     return xp.astype(x, dtype, copy=False), xp.astype(y, dtype, copy=False)
+
+
+def check_widths(x: Array, y: Array, names: tuple[str, str]) -> None:
+    """Raise where two clouds have different numbers of features."""
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{names[0]} has {x.shape[1]} features but {names[1]} has {y.shape[1]}; both must live in the same space. "
+            "Encode them to a shared space first."
+        )
 
 
 def like(result: Array, X: Any) -> Array:

@@ -1,19 +1,81 @@
-"""Fitted models on disk: arrays and JSON in one safetensors file, which never executes code when it is read."""
+"""Values on disk: arrays and JSON in one safetensors file, which never executes code when it is read.
+
+A value (a solver, the habits of a training, a network) is stored as its name and its arguments, each of which it keeps
+as an attribute. Only classes that are :func:`storable` are made from a file.
+"""
 
 import contextlib
+import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["read", "replace", "write"]
+__all__ = ["below", "claim", "from_json", "read", "replace", "storable", "to_json", "write"]
 
-FORMAT = "nsgf-1"
+FORMAT = "nsgf-2"
+Path_ = str | os.PathLike[str]
+Kind = TypeVar("Kind", bound=type)
+T = TypeVar("T")
+
+_STORABLE: dict[str, type] = {}  # classes by the names that files give them
 
 
-def write(path: "str | os.PathLike[str]", arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def storable(kind: Kind) -> Kind:
+    """Let files hold values of this class, as its arguments."""
+    _STORABLE[_name(kind)] = kind
+    return kind
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__.startswith("nsgf.") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def to_json(name: str, value: object) -> Any:
+    """Return the JSON form of a parameter of that name.
+
+    Raises
+    ------
+    ValueError
+        Where it has none.
+    """
+    if _STORABLE.get(_name(type(value))) is type(value):
+        arguments = {k: getattr(value, k) for k in inspect.signature(type(value)).parameters}
+        return {_name(type(value)): {k: to_json(k, v) for k, v in arguments.items()}}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if type(value).__module__.startswith("numpy.random"):
+        return None  # a Generator has no JSON form
+    try:
+        json.dumps(value)
+    except TypeError:
+        raise ValueError(
+            f"{name}={value!r} cannot be saved: it has no JSON form. Call set_params({name}='auto') first."
+        ) from None
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """Return the value of a JSON form that :func:`to_json` made."""
+    if not isinstance(value, dict):
+        return value
+    ((name, arguments),) = value.items()
+    if name not in _STORABLE:
+        raise ValueError(f"a value {name!r} is not known here: import the module that defines it first")
+    return _STORABLE[name](**{k: from_json(v) for k, v in arguments.items()})
+
+
+def below(prefix: str, entries: Mapping[str, T]) -> dict[str, T]:
+    """Return the entries whose names begin with `prefix` and a dot, without both."""
+    return {k.removeprefix(f"{prefix}."): v for k, v in entries.items() if k.startswith(f"{prefix}.")}
+
+
+def write(path: Path_, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and JSON-able `meta` to `path`, all or nothing: a full disk leaves what stood there before."""
     from safetensors.numpy import save
 
@@ -37,7 +99,7 @@ def replace(path: Path, blob: bytes) -> None:
         raise
 
 
-def read(path: "str | os.PathLike[str]") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what :func:`write` wrote.
 
     Raises
@@ -53,9 +115,15 @@ def read(path: "str | os.PathLike[str]") -> tuple[dict[str, np.ndarray], dict[st
         raise FileNotFoundError(f"no model at {os.fspath(path)!r}; write one with model.save(path).")
     try:
         with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {})[FORMAT])
+            held = file.metadata() or {}
+            meta = json.loads(held[FORMAT])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except KeyError:
+        if "nsgf-1" in held:
+            raise ValueError(
+                f"{os.fspath(path)!r} was written by nsgf 0.1.0, whose estimators had other parameters: fit again, or "
+                "open it with that version."
+            ) from None
         raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but not of an nsgf model.") from None
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ValueError(
@@ -63,3 +131,17 @@ def read(path: "str | os.PathLike[str]") -> tuple[dict[str, np.ndarray], dict[st
             "of another format: save the model again, or fetch the file again."
         ) from error
     return arrays, meta
+
+
+def claim(directory: Path_, key: str) -> None:
+    """Take a directory for the run of that key, or raise where another run's files are in it."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    path, owner = directory / "run.json", json.dumps({"key": key})
+    others = [file for file in directory.rglob("*") if file.is_file() and not file.name.startswith((".", "run.json"))]
+    if others and not (path.exists() and path.read_text() == owner):
+        raise ValueError(
+            f"directory={os.fspath(directory)!r} holds other files, or the training of other data or parameters. "
+            "Choose another directory, or delete that one."
+        )
+    replace(path, owner.encode())

@@ -1,121 +1,263 @@
-"""Conditions: what is known of a sample beside its place, as codes for the transport and as numbers for the network."""
+"""Conditions: what is known of a sample beside its place, as codes for the transport and as numbers for the network.
 
+The user says it as an array, or as a value with its weight: `Labels`, `Numbers` or `Pairs`. A model remembers what its
+conditions are: `Classes`, or `Moments` of continuous ones.
+"""
+
+import abc
 import dataclasses
 import math
-import warnings
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nsgf import _checks
 from nsgf._arrays import to_numpy
 
-__all__ = ["UNKNOWN", "Conditions", "read"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["UNKNOWN", "Classes", "Conditions", "Labels", "Moments", "Numbers", "Pairs", "describe", "of_both"]
 
 UNKNOWN = -1  # the code of a label that is not known
+WEIGHT = 4.0  # of conditions that come without one
 
 
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """The conditions of one model: classes, or continuous ones with their mean and deviation.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels of the rows of a sample, where an array would be read otherwise, such as labels that are fractions.
 
-    Attributes
+    Parameters
     ----------
-    classes : tuple
-        The labels, where conditions are labels; empty otherwise.
-    shift, scale : array of shape (k,)
-        Mean and standard deviation of each continuous condition; empty for labels.
+    values : sequence of length n
+        One hashable label a row; None, -1 or a missing value is unknown.
 
     Examples
     --------
-    >>> kinds = Conditions.of(["cat", "dog", "cat", None], "y_tgt")
-    >>> kinds.classes, kinds.read(["dog", None], "y", 2)
+    >>> from nsgf import NSGF
+    >>> dose = Labels([0.1, 0.5, 0.5])          # three doses, none of which lies between two others
+    """
+
+    values: "ArrayLike | Sequence[object]"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbers:
+    """Continuous conditions of the rows of a sample, with their weight in the transport.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,) or (n, k)
+        One number a row, or k.
+    weight : float
+        How much the conditions count in the cost: with 1 they are as wide as all features together. Of the conditions
+        of a fit, those of the target say it.
+
+    Raises
+    ------
+    ValueError
+        On a weight that is not positive.
+
+    Examples
+    --------
+    >>> from nsgf import NSGF
+    >>> temperature = Numbers([17.5, 20.0, 21.5], weight=2.0)     # NSGF().fit(None, X, y_tgt=temperature)
+    """
+
+    values: "ArrayLike"
+    weight: float = WEIGHT
+
+    def __post_init__(self) -> None:
+        _checks.positive("weight", self.weight, "4.0")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows of the source and of the target that are known to belong together, with their weight.
+
+    Parameters
+    ----------
+    rows : array-like of int, shape (k, 2)
+        A row of `X_src` and one of `X_tgt`, each.
+    weight : float
+        How much the places of all other rows among the pairs count in the cost: with 1 they are as wide as all features
+        together.
+
+    Raises
+    ------
+    ValueError
+        On a weight that is not positive.
+
+    Examples
+    --------
+    >>> from nsgf import NSGF
+    >>> known = Pairs([(0, 7), (5, 3)], weight=8.0)              # NSGF().fit(X_src, X_tgt, pairs=known)
+    """
+
+    rows: "ArrayLike"
+    weight: float = WEIGHT
+
+    def __post_init__(self) -> None:
+        _checks.positive("weight", self.weight, "4.0")
+
+    def within(self, n: int, m: int) -> "Pairs":
+        """Return them with integer rows (k, 2) of samples of n and m rows, or raise an error that names them."""
+        found = np.asarray(to_numpy(self.rows))
+        if found.ndim != 2 or found.shape[1] != 2 or not len(found) or found.dtype.kind not in "iu":
+            raise ValueError(f"pairs has shape {found.shape} of {found.dtype}; give integers of shape (k, 2).")
+        for column, (name, size) in enumerate((("X_src", n), ("X_tgt", m))):
+            if found[:, column].min() < 0 or found[:, column].max() >= size:
+                raise ValueError(f"pairs names row {found[:, column].max()} of {name}, which has {size} rows, from 0.")
+        return dataclasses.replace(self, rows=found)
+
+
+class Conditions(abc.ABC):
+    """What the conditions of one model are."""
+
+    @property
+    @abc.abstractmethod
+    def n_columns(self) -> int:
+        """Numbers that the network is given of each row."""
+
+    @abc.abstractmethod
+    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
+        """Return the conditions of `n` rows for the transport; one that is no list stands for all."""
+
+    @abc.abstractmethod
+    def columns(self, codes: np.ndarray) -> np.ndarray:
+        """Return what the network is given, float32 (n, n_columns), zero where a condition is unknown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(Conditions):
+    """Labels: the network is given one column a class.
+
+    Attributes
+    ----------
+    labels : tuple
+        The labels, in the order of the columns.
+
+    Examples
+    --------
+    >>> kinds = describe(["cat", "dog", "cat", None], "y_tgt")
+    >>> kinds.labels, kinds.codes(["dog", None], "y", 2)
     (('cat', 'dog'), array([ 1, -1]))
     >>> kinds.columns(np.array([1, -1]))
     array([[0., 1.],
            [0., 0.]], dtype=float32)
     """
 
-    classes: tuple[Any, ...] = ()
-    shift: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
-    scale: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
-
-    @classmethod
-    def of(cls, y: Any, name: str) -> Self:
-        """Return the conditions that `y` has: labels where it has one dimension, continuous where it has two."""
-        if _n_dimensions(y) != 2:
-            given = _labels(y, name)
-            labels = [label for label in given if not _is_unknown(label)]
-            if not labels:
-                raise ValueError(f"{name} has no known label: all are None or -1. Leave it out, or label some rows.")
-            n_minus = sum(isinstance(label, int | float) and label == -1 for label in given)  # pandas.NA has no truth
-            if n_minus and set(labels) == {1}:
-                warnings.warn(
-                    f"{name} has labels 1 and -1, and -1 stands for unknown: {n_minus} rows have no label. "
-                    "Where -1 is a class of its own, call it something else, such as 0.",
-                    stacklevel=5,
-                )
-            return cls(_sorted(dict.fromkeys(labels)))
-        values = _numbers(y, name)
-        return cls((), values.mean(axis=0), np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0))
+    labels: tuple[Any, ...]
 
     @property
     def n_columns(self) -> int:
-        """Numbers that the network is given: one a class; or a 1, for known, and one a continuous condition."""
-        return len(self.classes) or 1 + len(self.shift)
+        """One a class."""
+        return len(self.labels)
 
-    def read(self, y: Any, name: str, n: int) -> np.ndarray:
-        """Return the codes (n,) of labels, −1 where unknown, or the standardised continuous conditions (n, k).
-
-        One label, or one row of numbers, stands for all.
-        """
-        if not self.classes:
-            values = _numbers(np.atleast_2d(to_numpy(y)), name)
-            if values.shape[1] != len(self.shift):
-                raise ValueError(
-                    f"{name} has {values.shape[1]} continuous conditions a row, but the model was fitted with "
-                    f"{len(self.shift)}. Give an array of shape ({n}, {len(self.shift)})."
-                )
-            values = np.repeat(values, n, axis=0) if len(values) == 1 else values
-            return (_of_length(values, n, name) - self.shift) / self.scale
-        is_one = not _is_vector(y) and getattr(y, "ndim", 0) == 0
-        labels = _of_length([_plain(y)] * n if is_one else _labels(y, name), n, name)
-        code = {label: i for i, label in enumerate(self.classes)}
+    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
+        """Return the places of the labels (n,), −1 where unknown."""
+        if isinstance(y, Numbers):
+            raise ValueError(f"{name} has continuous conditions, but the model was fitted with labels. Give labels.")
+        given = y.values if isinstance(y, Labels) else y
+        is_one = not _is_vector(given) and getattr(given, "ndim", 0) == 0
+        labels = _of_length([_plain(given)] * n if is_one else _labels(given, name), n, name)
+        code = {label: i for i, label in enumerate(self.labels)}
         unseen = [label for label in dict.fromkeys(labels) if not (_is_unknown(label) or label in code)]
         if unseen:
             raise ValueError(
                 f"{name} has labels that the model was not fitted with: {_listed(unseen)}. The known ones are "
-                f"{_listed(self.classes)}; None or -1 stands for unknown."
+                f"{_listed(self.labels)}; None or -1 stands for unknown."
             )
         return np.array([UNKNOWN if _is_unknown(label) else code[label] for label in labels])
 
-    def columns(self, read: np.ndarray) -> np.ndarray:
-        """Return what the network is given, float32 (n, n_columns), zero where a condition is unknown."""
-        if self.classes:
-            return (read[:, None] == np.arange(len(self.classes))).astype(np.float32)
-        return np.concatenate([np.ones((len(read), 1)), read], axis=1).astype(np.float32)
+    def columns(self, codes: np.ndarray) -> np.ndarray:
+        """Return a 1 in the column of the label, float32 (n, n_columns)."""
+        return (codes[:, None] == np.arange(len(self.labels))).astype(np.float32)
 
 
-def read(
-    n: int | None, m: int, y_src: Any, y_tgt: Any
-) -> tuple[Conditions | None, np.ndarray | None, np.ndarray | None]:
-    """Return what the conditions of `n` source samples (None for noise) and `m` targets are, and both as read."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments(Conditions):
+    """Continuous conditions: the network is given a 1, for known, and each condition, standardised.
+
+    Attributes
+    ----------
+    shift, scale : arrays of shape (k,)
+        Mean and standard deviation of each condition.
+    weight : float
+        As in `Numbers`.
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    weight: float = WEIGHT
+
+    @property
+    def n_columns(self) -> int:
+        """One, and one a condition."""
+        return 1 + len(self.shift)
+
+    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
+        """Return the standardised conditions (n, k)."""
+        if isinstance(y, Labels):
+            raise ValueError(f"{name} has labels, but the model was fitted with continuous conditions. Give numbers.")
+        k = len(self.shift)
+        values = _numbers(y.values if isinstance(y, Numbers) else y, name, k)
+        if values.shape[1] != k:
+            raise ValueError(
+                f"{name} has {values.shape[1]} continuous conditions a row, but the model was fitted with {k}. Give an "
+                f"array of shape ({n}, {k})."
+            )
+        values = np.repeat(values, n, axis=0) if len(values) == 1 else values
+        return (_of_length(values, n, name) - self.shift) / self.scale
+
+    def columns(self, codes: np.ndarray) -> np.ndarray:
+        """Return a 1 and the standardised conditions, float32 (n, n_columns)."""
+        return np.concatenate([np.ones((len(codes), 1)), codes], axis=1).astype(np.float32)
+
+
+def describe(y: "ArrayLike | Labels | Numbers", name: str) -> Conditions:
+    """Return what the conditions `y` are: labels where an array has one dimension, continuous where it has two."""
+    if isinstance(y, Numbers) or (not isinstance(y, Labels) and _n_dimensions(y) == 2):
+        said = y if isinstance(y, Numbers) else Numbers(y)
+        values = _numbers(said.values, name)
+        return Moments(values.mean(axis=0), np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0), said.weight)
+    given = _labels(y.values if isinstance(y, Labels) else y, name)
+    if not isinstance(y, Labels):
+        _refuse_fractions(given, name)
+    labels = [label for label in given if not _is_unknown(label)]
+    if not labels:
+        raise ValueError(f"{name} has no known label: all are None or -1. Leave it out, or label some rows.")
+    n_minus = sum(isinstance(label, int | float) and label == -1 for label in given)  # pandas.NA has no truth
+    if n_minus and set(labels) == {1}:
+        _checks.warn(
+            f"{name} has labels 1 and -1, and -1 stands for unknown: {n_minus} rows have no label. "
+            "Where -1 is a class of its own, call it something else, such as 0."
+        )
+    return Classes(_sorted(dict.fromkeys(labels)))
+
+
+Known = tuple[Conditions | None, np.ndarray | None, np.ndarray | None]
+
+
+def of_both(n: int | None, m: int, y_src: Any, y_tgt: Any) -> Known:
+    """Return what the conditions of `n` source samples (None for noise) and `m` targets are, and the codes of both."""
     if y_tgt is None:
         if y_src is not None:
             raise ValueError("y_src was given without y_tgt; give both, or y_tgt alone to carry any source anywhere.")
         return None, None, None
-    found = Conditions.of(y_tgt, "y_tgt")
-    target = found.read(y_tgt, "y_tgt", m)
+    kinds = describe(y_tgt, "y_tgt")
+    target = kinds.codes(y_tgt, "y_tgt", m)
     if y_src is None:
-        return found, None, target
+        return kinds, None, target
     if n is None:
         raise ValueError("y_src has conditions of a source that is noise (X_src is None); give y_tgt only.")
-    source = found.read(y_src, "y_src", n)
-    if found.classes and UNKNOWN not in source:
-        empty = [found.classes[k] for k in np.setdiff1d(target[target != UNKNOWN], source)]
+    source = kinds.codes(y_src, "y_src", n)
+    if isinstance(kinds, Classes) and UNKNOWN not in source:
+        empty = [kinds.labels[k] for k in np.setdiff1d(target[target != UNKNOWN], source)]
         if empty:
             raise ValueError(f"y_tgt has labels that no row of y_src has: {_listed(empty)}. Drop those rows of X_tgt.")
-    return found, source, target
+    return kinds, source, target
 
 
 def _n_dimensions(y: Any) -> int:
@@ -139,11 +281,6 @@ def _labels(y: Any, name: str) -> list[Any]:
     y = to_numpy(y)
     labels: list[Any] = y.tolist() if hasattr(y, "tolist") else [_plain(label) for label in y]
     for label in labels:
-        if isinstance(label, float) and math.isfinite(label) and label != int(label):
-            raise ValueError(
-                f"{name} has the label {label!r}: one dimension means labels. Give continuous conditions as an array "
-                f"of shape ({len(labels)}, 1)."
-            )
         try:
             hash(label)
         except TypeError:
@@ -151,12 +288,23 @@ def _labels(y: Any, name: str) -> list[Any]:
     return labels
 
 
-def _numbers(y: Any, name: str) -> np.ndarray:
-    """Return continuous conditions as finite float64 (n, k)."""
+def _refuse_fractions(labels: Sequence[object], name: str) -> None:
+    for label in labels:
+        if isinstance(label, float) and math.isfinite(label) and label != int(label):
+            raise ValueError(
+                f"{name} has the label {label!r}: one dimension means labels. Give continuous conditions as "
+                f"nsgf.Numbers({name}), or as an array of shape ({len(labels)}, 1); or say nsgf.Labels({name})."
+            )
+
+
+def _numbers(y: "ArrayLike", name: str, k: int = 1) -> np.ndarray:
+    """Return continuous conditions as finite float64 (n, k); a vector is one row where k > 1, else a column."""
     try:
         values = np.asarray(to_numpy(y), dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is not numeric; give labels in one dimension, or numbers (n, k).") from None
+    if values.ndim < 2:
+        values = values.reshape((1, -1) if k > 1 or values.ndim == 0 else (-1, 1))
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} has shape {values.shape}; give continuous conditions as (n, k).")
     if not np.isfinite(values).all():
@@ -179,7 +327,7 @@ def _is_unknown(label: Any) -> bool:
     """Whether a label says that it is not known: None, −1, or a missing value of pandas."""
     if label is None or (isinstance(label, int | float) and not isinstance(label, bool) and label == -1):
         return True
-    is_same = label == label  # noqa: PLR0124  NaN is not; pandas.NA is neither
+    is_same = label == label
     return not (isinstance(is_same, bool) and is_same)
 
 

@@ -182,7 +182,7 @@ def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
 
 def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certificate", max_iter: int) -> Solution:
     """Iterate until the certificate settles."""
-    for k, (h, decrement, marginal) in enumerate(_iterates(kernel, residual, h, max_iter), 1):  # noqa: B007, B020
+    for k, (h, decrement, marginal) in enumerate(_iterates(kernel, residual, h, max_iter), 1):  # noqa: B020
         if certificate.settles(k, h, decrement, marginal):
             break
     T_error, within = certificate.verdict(marginal)

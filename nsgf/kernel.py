@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from nsgf._arrays import Array, device, namespace
+from nsgf._arrays import Array, device, like, namespace
 
-__all__ = ["Kernel", "half_squares", "is_dense", "neighbours"]
+__all__ = ["Kernel", "barycentric_map", "half_squares", "is_dense", "neighbours"]
 
 _STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
@@ -200,6 +200,23 @@ class Kernel:
         x, y = self._x[..., rows, :], self._y[..., :, columns]
         shape = (*x.shape[:-1], y.shape[-1])
         return self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
+
+
+def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array:
+    """Return T(z) = Σ_j y_j w_j(z), w(z) = softmax_j((g_j − C(z, y_j))/ε + log b_j), shape (k, d).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> barycentric_map(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.zeros(2), 1e6, np.array([0.5, 0.5])).round(3)
+    array([[2.]])
+    """
+    xp, blur = namespace(b), math.sqrt(eps)
+    some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
+    zs, ys, h, weights = z / blur, y[some] / blur, g[some] / eps, b[some]
+    kernel = Kernel(zs, ys, namespace(zs).ones_like(zs[:, 0]), weights)
+    kernel.absorb(h)
+    return like(kernel.map(h) * blur, z)
 
 
 def _transposed(x: Array) -> Array:

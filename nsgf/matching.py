@@ -10,8 +10,7 @@ import errno
 import itertools
 import json
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from nsgf import _io
+from nsgf import _checks, _io
 from nsgf._arrays import to_torch
 from nsgf.training import Training
 
 __all__ = ["Draw", "Matched", "evaluate", "relative_error", "train"]
 
-Draw = Callable[[np.random.Generator], tuple[tuple[np.ndarray, ...], np.ndarray]]  # rng -> inputs of the net, target
+Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
+Draw = Callable[[np.random.Generator], Example]
 _CHUNK = {"cpu": 2**17, "cuda": 2**23}  # numbers that one forward pass takes at prediction: what a cache or a GPU holds
 
 
@@ -48,22 +48,21 @@ class Matched(NamedTuple):
     validation: np.ndarray
 
 
-def train(  # noqa: PLR0913  what is trained, on what, for how long, and three hooks
+def train(  # noqa: PLR0913  what is trained, on what, for how long, and what happens meanwhile
     net: nn.Module,
     draw: Draw,
     rng: np.random.Generator,
     n_iter: int,
-    learning_rate: float,
     training: Training = Training(),  # noqa: B008  immutable
     *,
+    held_out: Sequence[Example] = (),
     checkpoint: Path | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
-    progress: Any = iter,
+    progress: Callable[[range], Iterable[int]] = iter,
+    ends_early: bool = True,
 ) -> Matched:
     """Match `net` to the batches.
 
-    Adam; the learning rate rises over the warm-up and decays to zero along a cosine. Ctrl-C ends the training early,
-    with a warning, and keeps what has been learnt.
+    Adam; the learning rate rises over the warm-up and decays to zero along a cosine.
 
     Parameters
     ----------
@@ -76,16 +75,17 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and three h
         What `draw` draws from; its state is kept in the checkpoints.
     n_iter : int
         Optimisation steps.
-    learning_rate : float
-        Adam's largest learning rate.
     training : Training
         The habits of the optimiser.
+    held_out : sequence of (inputs, target)
+        What the validation figures are read on, by :func:`relative_error`.
     checkpoint : path, optional
         A file to go on from where it exists, written every ``training.checkpoint_every`` steps.
-    validate : callable, optional
-        Gives the figure of a network, smaller is better.
     progress : callable
-        Wraps the iterator of steps, as ``tqdm`` does.
+        Wraps the range of steps, as ``tqdm`` does.
+    ends_early : bool
+        Whether Ctrl-C ends the training with a warning and keeps what has been learnt, or passes through. A checkpoint
+        is written either way.
 
     Raises
     ------
@@ -99,22 +99,22 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and three h
     seed = int(rng.integers(2**31))
     with torch.random.fork_rng():  # of a network's own dropout
         torch.manual_seed(seed)
-        run = _Run(net, n_iter, learning_rate, training, checkpoint)
+        run = _Run(net, n_iter, training, checkpoint)
         run.restore(rng)
         try:
             for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
                 if run.has_stalled():
                     break
                 run.step(*draw(rng))
-                if validate and training.validate_every and run.n_done % training.validate_every == 0:
-                    run.validation.append((run.n_done, validate(run.average.module.eval())))
+                run.validate(held_out)
                 if run.n_done % training.checkpoint_every == 0:
                     run.save(rng)
         except KeyboardInterrupt:
-            warnings.warn(
-                f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps; the field learnt so far is kept.",
-                stacklevel=2,
-            )
+            if not ends_early:
+                run.save(rng)
+                raise
+            message = f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps"
+            _checks.warn(f"{message}; the field learnt so far is kept.")
         run.save(rng)
     return run.result()
 
@@ -122,15 +122,13 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and three h
 class _Run:
     """A training under way: all that a checkpoint holds."""
 
-    def __init__(
-        self, net: nn.Module, n_iter: int, learning_rate: float, training: Training, checkpoint: Path | None = None
-    ) -> None:
+    def __init__(self, net: nn.Module, n_iter: int, training: Training, checkpoint: Path | None = None) -> None:
         self.net, self.training, self.checkpoint, self.n_saved = net.train(), training, checkpoint, 0
         if training.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = next(net.parameters()).device
         self.forward = torch.compile(net) if training.compile else net
-        self.optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=training.learning_rate, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser,
             lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
@@ -158,6 +156,12 @@ class _Run:
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
 
+    def validate(self, held_out: Sequence[Example]) -> None:
+        """Take down the figure of the average, every so many steps."""
+        every = self.training.validate_every
+        if held_out and every and self.n_done % every == 0:
+            self.validation.append((self.n_done, relative_error(self.average.module.eval(), held_out)))
+
     def _mix(self, means: Any, news: Any, _: Any) -> None:
         """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
         torch._foreach_lerp_(means, news, max(1.0 - self.training.ema_decay, 9.0 / (10.0 + self.n_done)))
@@ -175,8 +179,8 @@ class _Run:
         """Write the checkpoint, all or nothing; raise where what was learnt is not finite."""
         if self.losses and not bool(self.losses[-1].isfinite()):
             raise FloatingPointError(
-                f"the loss is {float(self.losses[-1])} after {self.n_done} steps. Lower learning_rate, set "
-                "training=Training(clip=1.0), or leave bf16 out."
+                f"the loss is {float(self.losses[-1])} after {self.n_done} steps. Lower the learning rate or clip "
+                "gradients, training=Training(learning_rate=1e-3, clip=1.0), or leave bf16 out."
             )
         is_whole = self.n_done == self.schedule.last_epoch == int(self.average.n_averaged)  # Ctrl-C can come anywhere
         if self.checkpoint is None or self.n_done == self.n_saved or not is_whole:
@@ -217,9 +221,9 @@ class _Run:
     def _take(self, rng: np.random.Generator, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
         for part in ("net", "average"):
-            getattr(self, part).load_state_dict(_below(part, tensors))
-        moments = _below("optimiser", tensors)
-        states = {int(i): _below(i, moments) for i in {k.partition(".")[0] for k in moments}}
+            getattr(self, part).load_state_dict(_io.below(part, tensors))
+        moments = _io.below("optimiser", tensors)
+        states = {int(i): _io.below(i, moments) for i in {k.partition(".")[0] for k in moments}}
         self.optimiser.load_state_dict({"param_groups": meta["groups"], "state": states})
         self.schedule.load_state_dict(meta["schedule"])
         self.losses = list(tensors["loss"].to(self.device))
@@ -227,11 +231,6 @@ class _Run:
         self.n_saved = self.n_done
         rng.bit_generator.state = meta["rng"]
         torch.set_rng_state(tensors["torch"])
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries whose names begin with `prefix` and a dot, without both."""
-    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
 @torch.inference_mode()
@@ -252,8 +251,8 @@ def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndar
     return torch.cat([net(*(z.to(device) for z in chunk)).cpu() for chunk in chunks]).numpy()
 
 
-def relative_error(net: nn.Module, batches: "list[tuple[tuple[Any, ...], np.ndarray]]") -> float:
-    """Return √(Σ|net(…) − v|² / Σ|v|²) over batches of inputs and targets v.
+def relative_error(net: nn.Module, examples: Iterable[Example]) -> float:
+    """Return √(Σ|net(…) − v|² / Σ|v|²) over examples: inputs of a network, and targets v.
 
     Examples
     --------
@@ -265,7 +264,7 @@ def relative_error(net: nn.Module, batches: "list[tuple[tuple[Any, ...], np.ndar
     1.0
     """
     error = size = 0.0
-    for inputs, v in batches:
+    for inputs, v in examples:
         error += float(np.sum((evaluate(net, *inputs) - v) ** 2))
         size += float(np.sum(v**2))
     return (error / size) ** 0.5 if size else 0.0

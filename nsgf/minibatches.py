@@ -13,19 +13,20 @@ transport: they make a problem of their own, as rows of unknown condition do.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from nsgf import datasets
 from nsgf._arrays import Array
-from nsgf.conditions import UNKNOWN
-from nsgf.datasets import Source, rows
-from nsgf.sinkhorn import sinkhorn_velocity, spread
+from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
+from nsgf.sinkhorn import pick_blur, sinkhorn_velocity, spread
 from nsgf.solvers import Solver
 
 __all__ = [
     "Minibatches",
     "Problem",
+    "Side",
     "anchored",
     "conditioned",
     "course",
@@ -43,7 +44,7 @@ class Problem(NamedTuple):
     Attributes
     ----------
     x, y : arrays of shape (n, d + l) and (m, d + l)
-        Particles and targets; the last l coordinates enter the cost and do not move.
+        Particles and targets; the last l = `n_fixed` coordinates enter the cost and do not move.
     c : array of shape (n, k), or None
         Conditions of the particles, for the network.
     span : (float, float)
@@ -54,73 +55,110 @@ class Problem(NamedTuple):
     y: Array
     c: Array | None = None
     span: tuple[float, float] = (0.0, 1.0)
+    n_fixed: int = 0
 
 
 Minibatches = Iterator[list[Problem]]
 
 
-def plain(source: Source, target: Source, n: int, m: int, rng: np.random.Generator) -> Minibatches:
+class Side(NamedTuple):
+    """One end of a transport: rows with what is known of them, or noise.
+
+    Attributes
+    ----------
+    x : array of shape (n, d), or None for noise
+        The rows.
+    known : array of shape (n,) or (n, k), or None
+        Codes of their labels, or their continuous conditions, of unit deviation.
+    scale : array of shape (d,), or None
+        Deviation of each feature of the noise.
+
+    Examples
+    --------
+    >>> Side(scale=np.ones(2)).draw(3, np.random.default_rng(0)).shape
+    (3, 2)
+    """
+
+    x: np.ndarray | None = None
+    known: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows; an error for noise, which has none."""
+        if self.x is None:
+            raise ValueError("noise has no rows.")
+        return self.x
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n points: rows without replacement while they last."""
+        if self.x is not None:
+            return datasets.rows(self.x)(n, rng)
+        scale = np.ones(0) if self.scale is None else self.scale
+        return datasets.noise(np.zeros_like(scale), scale)(n, rng).astype(np.float32)
+
+    def most(self, n: int) -> int:
+        """Return n, or how many rows there are where those are fewer."""
+        return n if self.x is None else min(n, len(self.x))
+
+    def up_to(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n points, or all rows in some order where those are fewer."""
+        return self.draw(self.most(n), rng)
+
+    def of_code(self, k: int) -> "Side":
+        """Return the rows of that label."""
+        return Side(self.rows[self.known == k])
+
+
+def plain(source: Side, target: Side, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield one problem at a time."""
     while True:
-        yield [Problem(source(n, rng), target(m, rng))]
+        yield [Problem(source.up_to(n, rng), target.up_to(n, rng))]
 
 
 def course(snapshots: Sequence[np.ndarray], times: Sequence[float], n: int, rng: np.random.Generator) -> Minibatches:
     """Yield a problem between each snapshot and the next; `times` are those of the snapshots, from 0 to 1."""
-    draws, spans = [rows(x) for x in snapshots], list(itertools.pairwise(times))
-    sizes = [min(n, len(x)) for x in snapshots]
+    sides, spans = [Side(x) for x in snapshots], list(itertools.pairwise(times))
     while True:
-        yield [
-            Problem(draws[j](sizes[j], rng), draws[j + 1](sizes[j + 1], rng), span=span) for j, span in enumerate(spans)
-        ]
+        yield [Problem(sides[j].up_to(n, rng), sides[j + 1].up_to(n, rng), span=span) for j, span in enumerate(spans)]
 
 
 def with_dropped(
-    drawn: Minibatches, source: Source, target: Source, n: int, n_columns: int, rng: np.random.Generator
+    drawn: Minibatches, source: Side, target: Side, n: int, n_columns: int, rng: np.random.Generator
 ) -> Minibatches:
     """Yield the minibatches, each with a further problem of `n` particles of unknown condition."""
+    n = target.most(n)
     unknown = np.zeros((n, n_columns), np.float32)
     for problems in drawn:
-        yield [*problems, Problem(source(n, rng), target(n, rng), unknown)] if n else problems
+        yield [*problems, Problem(source.draw(n, rng), target.draw(n, rng), unknown)] if n else problems
 
 
-def labelled(  # noqa: PLR0913  two samples with their labels, what a label is to the network, and how many
-    source: Any,  # a Source, or rows that have conditions of their own
-    source_labels: np.ndarray | None,
-    target: np.ndarray,
-    target_labels: np.ndarray,
-    columns: Any,
-    n: int,
-    rng: np.random.Generator,
-) -> Minibatches:
+def labelled(source: Side, target: Side, kinds: Conditions, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield a problem of each class, all of them together of `n` particles.
 
-    Particles without labels (`source_labels` is None) are dealt to the classes in the proportions of the targets.
+    Particles without labels are dealt to the classes in the proportions of the targets.
     """
-    codes = sorted(set(target_labels.tolist()))
-    ys = {k: target[target_labels == k] for k in codes}
-    if source_labels is None:
-        sizes = _shares(n, target_labels, codes)
-        xs = dict.fromkeys(codes, source)
+    assert target.known is not None
+    codes = sorted(set(target.known.tolist()))
+    ys = {k: target.of_code(k) for k in codes}
+    if source.known is None:
+        sizes, xs = _shares(n, target.known, codes), dict.fromkeys(codes, source)
     else:
-        sizes = _shares(n, source_labels, codes)
-        xs = {k: rows(source[source_labels == k]) for k in codes}
-        sizes = {k: min(size, int(np.sum(source_labels == k))) for k, size in sizes.items()}
-    m = {k: min(size, len(ys[k])) for k, size in _shares(n, target_labels, codes).items()}
-    draws, c = {k: rows(y) for k, y in ys.items()}, {k: columns(np.full(sizes[k], k)) for k in codes}
+        xs = {k: source.of_code(k) for k in codes}
+        sizes = {k: xs[k].most(size) for k, size in _shares(n, source.known, codes).items()}
+    m, c = _shares(n, target.known, codes), {k: kinds.columns(np.full(sizes[k], k)) for k in codes}
     while True:
-        yield [Problem(xs[k](sizes[k], rng), draws[k](m[k], rng), c[k]) for k in codes]
+        yield [Problem(xs[k].draw(sizes[k], rng), ys[k].up_to(m[k], rng), c[k]) for k in codes]
 
 
-def partly_labelled(  # noqa: PLR0913  as `labelled`, and how to find the labels that are missing
-    source: np.ndarray,
-    source_labels: np.ndarray,
-    target: np.ndarray,
-    target_labels: np.ndarray,
-    columns: Any,
+def partly_labelled(
+    source: Side,
+    target: Side,
+    kinds: Conditions,
     n: int,
     rng: np.random.Generator,
-    blur: float,
+    *,
+    blur: "float | str",
     solve: Solver,
 ) -> Minibatches:
     """Yield a problem of each class, where rows of unknown label take that of a partner in the unlabelled plan.
@@ -128,63 +166,53 @@ def partly_labelled(  # noqa: PLR0913  as `labelled`, and how to find the labels
     The network is told the labels of half of those. What stays unknown makes a problem of its own; a class with no row
     on the other side of the minibatch is left out.
     """
+    blur = pick_blur(blur, source.rows, target.rows)
     while True:
-        i, j = (rng.choice(len(z), size=min(n, len(z)), replace=False) for z in (source, target))
-        x, y, codes_x, codes_y = source[i], target[j], source_labels[i], target_labels[j]
-        found_x, found_y = (
-            _taken(x, y, codes_x, codes_y, blur, solve, rng),
-            _taken(y, x, codes_y, codes_x, blur, solve, rng),
-        )
+        (x, codes_x), (y, codes_y) = (_labelled_rows(side, n, rng) for side in (source, target))
+        found_x = _guessed(x, y, codes_x, codes_y, blur, solve, rng)
+        found_y = _guessed(y, x, codes_y, codes_x, blur, solve, rng)
         common = sorted(set(found_x.tolist()) & set(found_y.tolist()))
         told = np.where((codes_x == UNKNOWN) & (rng.random(len(x)) < 0.5), found_x, codes_x)  # both are asked for
-        problems = [Problem(x[found_x == k], y[found_y == k], columns(told[found_x == k])) for k in common]
+        problems = [Problem(x[found_x == k], y[found_y == k], kinds.columns(told[found_x == k])) for k in common]
         if problems:
             yield problems
 
 
-def conditioned(  # noqa: PLR0913  two samples with their conditions, and how they weigh
-    source: Any,  # a Source, or rows that have conditions of their own
-    source_conditions: np.ndarray | None,
-    target: np.ndarray,
-    target_conditions: np.ndarray,
-    columns: Any,
-    n: int,
-    weight: float,
-    rng: np.random.Generator,
-) -> Minibatches:
+def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield one problem, lifted by continuous conditions of unit deviation.
 
     A weight of 1 makes all conditions together as wide as the data. Particles without conditions of their own are dealt
     those of the targets.
     """
-    d, k = target.shape[1], target_conditions.shape[1]
-    stretch, m = weight * (d / k) ** 0.5, min(n, len(target))
+    assert target.known is not None
+    (d, k), y = (target.rows.shape[1], target.known.shape[1]), target.rows
+    stretch, m = kinds.weight * (d / k) ** 0.5, target.most(n)
     while True:
-        j = rng.choice(len(target), size=m, replace=False)
-        if source_conditions is None:
-            x = source(m, rng)
-            c = rng.permutation(target_conditions[j])
+        j = rng.choice(len(y), size=m, replace=False)
+        if source.known is None:
+            x = source.draw(m, rng)
+            c = rng.permutation(target.known[j])
         else:
-            i = rng.choice(len(source), size=min(n, len(source)), replace=False)
-            x, c = source[i], source_conditions[i]
-        yield [Problem(_lift(x, stretch * c), _lift(target[j], stretch * target_conditions[j]), columns(c))]
+            i = rng.choice(len(source.rows), size=source.most(n), replace=False)
+            x, c = source.rows[i], source.known[i]
+        yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * target.known[j]), kinds.columns(c), n_fixed=k)]
 
 
-def anchored(  # noqa: PLR0913  two samples, the pairs, how they weigh, and how many
-    source: np.ndarray, target: np.ndarray, pairs: np.ndarray, n: int, weight: float, rng: np.random.Generator
-) -> Minibatches:
+def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield a problem of the rows in no pair, lifted by their places among the pairs, and one for each pair."""
-    r_x, r_y = relations(source, target, pairs)
-    stretch = weight * target.shape[1] ** 0.5
-    free_x, free_y = (np.setdiff1d(np.arange(len(z)), p) for z, p in ((source, pairs[:, 0]), (target, pairs[:, 1])))
-    n_pairs = min(len(pairs), max(1, round(n * len(pairs) / len(source))))
+    x, y, rows = source.rows, target.rows, np.asarray(pairs.rows)
+    r_x, r_y = relations(x, y, rows)
+    stretch = pairs.weight * y.shape[1] ** 0.5
+    free_x, free_y = (np.setdiff1d(np.arange(len(z)), p) for z, p in ((x, rows[:, 0]), (y, rows[:, 1])))
+    n_pairs = min(len(rows), max(1, round(n * len(rows) / len(x))))
     while True:
         problems = []
         if len(free_x) and len(free_y):
             i, j = (rng.choice(free, size=min(n, len(free)), replace=False) for free in (free_x, free_y))
-            problems.append(Problem(_lift(source[i], stretch * r_x[i]), _lift(target[j], stretch * r_y[j])))
-        for i, j in pairs[rng.choice(len(pairs), size=n_pairs, replace=False)]:
-            problems.append(Problem(source[[i]], target[[j]]))
+            lifted = _lift(x[i], stretch * r_x[i]), _lift(y[j], stretch * r_y[j])
+            problems.append(Problem(*lifted, n_fixed=len(rows)))
+        for i, j in rows[rng.choice(len(rows), size=n_pairs, replace=False)]:
+            problems.append(Problem(x[[i]], y[[j]]))
         yield problems
 
 
@@ -224,7 +252,14 @@ def _shares(n: int, labels: np.ndarray, codes: Sequence[int]) -> dict[int, int]:
     return {k: max(1, round(n * float(np.mean(labels == k)))) for k in codes}
 
 
-def _taken(  # noqa: PLR0913  a plan, and the labels of both its sides
+def _labelled_rows(side: Side, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and their codes."""
+    assert side.known is not None
+    i = rng.choice(len(side.rows), size=side.most(n), replace=False)
+    return side.rows[i], side.known[i]
+
+
+def _guessed(
     x: np.ndarray,
     y: np.ndarray,
     codes_x: np.ndarray,

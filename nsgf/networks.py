@@ -3,6 +3,7 @@
 Times are (n,) and conditions (n, k).
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet"]
+from nsgf import _io
+
+__all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet", "build", "predictor"]
 
 
 class TimeEmbedding(nn.Module):
@@ -28,6 +31,7 @@ class TimeEmbedding(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+@_io.storable
 class MLP(nn.Module):
     """The fully connected network of the paper: 3 hidden layers of 256 units by default, SiLU, time embedded.
 
@@ -50,7 +54,8 @@ class MLP(nn.Module):
 
     def __init__(self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0) -> None:
         super().__init__()
-        self.time, self.n_conditions = TimeEmbedding(), n_conditions
+        self.n_features, self.width, self.depth, self.n_conditions = n_features, width, depth, n_conditions
+        self.time = TimeEmbedding()
         n_inputs = n_features + 2 * len(self.time.frequencies) + n_conditions
         self.layers = _dense([n_inputs, *depth * [width], n_features])
 
@@ -59,8 +64,16 @@ class MLP(nn.Module):
         return self.layers(torch.cat([x, self.time(t), _conditions(c, x, self.n_conditions)], dim=1))
 
 
+@_io.storable
 class OnImages(nn.Module):
     """A network of images as one of rows: (n, d) → (n, …) → (n, d).
+
+    Parameters
+    ----------
+    net : torch module
+        Called as ``net(x, t)`` or ``net(x, t, c)`` with images x (n, …).
+    sample_shape : sequence of int
+        Shape of one image, such as (1, 28, 28).
 
     Examples
     --------
@@ -72,12 +85,15 @@ class OnImages(nn.Module):
     def __init__(self, net: nn.Module, sample_shape: Sequence[int]) -> None:
         super().__init__()
         self.net, self.sample_shape = net, tuple(sample_shape)
+        if hasattr(net, "n_conditions"):
+            self.n_conditions = net.n_conditions
 
     def forward(self, x: Tensor, t: Tensor, *c: Tensor) -> Tensor:
         """Return the velocity (n, d) at x (n, d) and t (n,)."""
         return self.net(x.reshape(len(x), *self.sample_shape), t, *c).reshape(x.shape)
 
 
+@_io.storable
 class UNet(nn.Module):
     """The U-shaped network of Dhariwal and Nichol for the velocity of images.
 
@@ -137,7 +153,9 @@ class UNet(nn.Module):
         n_conditions: int = 0,
     ) -> None:
         super().__init__()
-        self.image_shape = _image_shape(sample_shape)
+        self.sample_shape, self.image_shape = tuple(sample_shape), _image_shape(sample_shape)
+        self.width, self.multipliers, self.n_blocks = width, tuple(multipliers), n_blocks
+        self.attention, self.n_heads, self.dropout = tuple(attention), n_heads, dropout
         _check_levels(self.image_shape, multipliers, n_blocks, attention)
         levels = [(width * m, n_heads if level in attention else 0) for level, m in enumerate(multipliers)]
         n_fine, n_coarse = levels[0][0], levels[-1][0]
@@ -214,6 +232,76 @@ class TimePredictor(nn.Module):
         if self.n_conditions:
             x = torch.cat([x, _conditions(c, x, self.n_conditions)], dim=1)
         return self.layers(x).squeeze(1)
+
+
+def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
+    """Return an untrained network on rows; the global random state of torch is left as it was.
+
+    Parameters
+    ----------
+    network : "mlp", "unet" or torch module
+        The architecture. A module is copied, with the weights that it has.
+    shape : tuple of int
+        Shape of one sample as it was given: (d,), or that of an image.
+    n_conditions : int
+        Numbers k of a condition.
+    seed : int
+        Of the first weights.
+
+    Raises
+    ------
+    ValueError
+        On an unknown name, a U-net on rows, or a module for other images or conditions.
+
+    Examples
+    --------
+    >>> build("mlp", (2,))(torch.zeros(5, 2), torch.zeros(5)).shape
+    torch.Size([5, 2])
+    """
+    if isinstance(network, nn.Module):
+        return _copied(network, shape, n_conditions)
+    if network not in ("mlp", "unet"):
+        raise ValueError(f"network={network!r} is unknown; choose 'mlp', 'unet' or pass a torch.nn.Module.")
+    if network == "unet" and len(shape) == 1:
+        raise ValueError(
+            f"network='unet' takes images, but the samples are rows of {shape[0]} features: pass arrays of shape "
+            "(n, c, h, w), or network=nsgf.networks.UNet(sample_shape=(c, h, w))."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if network == "unet":
+            return UNet(shape, n_conditions=n_conditions)
+        return MLP(math.prod(shape), n_conditions=n_conditions)
+
+
+def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
+    """Return an untrained `TimePredictor` for samples of this shape, or of the images that `network` sees in them.
+
+    Examples
+    --------
+    >>> predictor(UNet((1, 8, 8)), (64,)).input_shape
+    (1, 8, 8)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
+
+
+def _copied(network: nn.Module, shape: tuple[int, ...], n_conditions: int) -> nn.Module:
+    """Return a copy of a module, as one on rows."""
+    takes, sees = getattr(network, "n_conditions", n_conditions), getattr(network, "sample_shape", None)
+    if takes != n_conditions:
+        raise ValueError(
+            f"network takes n_conditions={takes}, but the conditions have {n_conditions} numbers: make it with "
+            f"n_conditions={n_conditions}."
+        )
+    if sees is not None and math.prod(sees) != math.prod(shape):
+        raise ValueError(
+            f"network has sample_shape={tuple(sees)} with {math.prod(sees)} entries, but a sample has "
+            f"{math.prod(shape)} features."
+        )
+    net = copy.deepcopy(network)
+    return net if len(shape) == 1 or isinstance(net, OnImages | UNet) else OnImages(net, shape)
 
 
 class _Block(nn.Module):

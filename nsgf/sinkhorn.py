@@ -16,29 +16,19 @@ the same, exactly, and far-away clouds lose no digits.
 import contextlib
 import dataclasses
 import math
-import warnings
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
-from nsgf.fixed_point import LEAST_UNIT, rms
-from nsgf.kernel import Kernel, half_squares
-from nsgf.solvers import Potentials, Sinkhorn, Solver, pick_solver, self_potentials
+from nsgf._checks import warn
+from nsgf.kernel import half_squares
+from nsgf.solvers import Pair, Potentials, Solver, pick_solver
 
-__all__ = [
-    "Velocity",
-    "barycentric_map",
-    "pick_blur",
-    "self_potentials",
-    "sinkhorn_divergence",
-    "sinkhorn_velocity",
-    "spread",
-]
+__all__ = ["Velocity", "pick_blur", "settle", "sinkhorn_divergence", "sinkhorn_velocity", "solve_velocity", "spread"]
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
 _PLAN_BLOCK = 2**22  # entries of the plan that exist at a time
-_CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
 
 
 def spread(x: Array, a: Array | None = None) -> float:
@@ -66,23 +56,6 @@ def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
         if not isinstance(blur, str) and length > 0 and 0 < length * length < math.inf:
             return length
     raise ValueError(f"blur={blur!r} must be 'auto' or a positive length in the units of the data (blur² is ε).")
-
-
-def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array:
-    """Return T(z) = Σ_j y_j w_j(z), w(z) = softmax_j((g_j − C(z, y_j))/ε + log b_j), shape (k, d).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> barycentric_map(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.zeros(2), 1e6, np.array([0.5, 0.5])).round(3)
-    array([[2.]])
-    """
-    xp, blur = namespace(b), math.sqrt(eps)
-    some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
-    zs, ys, h, weights = z / blur, y[some] / blur, g[some] / eps, b[some]
-    kernel = Kernel(zs, ys, namespace(zs).ones_like(zs[:, 0]), weights)
-    kernel.absorb(h)
-    return like(kernel.map(h) * blur, z)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +88,7 @@ class Velocity:
     eps: float
     error: float
     converged: bool
-    pair: "Pair" = dataclasses.field(repr=False)
+    pair: Pair = dataclasses.field(repr=False)
     cross: Potentials = dataclasses.field(repr=False)
 
     @property
@@ -128,7 +101,7 @@ class Velocity:
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
         xp, dtype = namespace(zs), zs.dtype
         zs = xp.astype(zs, self.pair.x.dtype)
-        v = _field_at(zs - self.pair.x_mean, self.pair, self.cross, self.self_potentials, self.eps)
+        v = self.pair.at(zs - self.pair.x_mean, self.cross, self.self_potentials, self.eps)
         return like(xp.astype(v, dtype), z)
 
     def partners(self, rng: np.random.Generator) -> Array:
@@ -163,24 +136,12 @@ class Velocity:
         return xp.concat(drawn, axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Two weighted clouds, each moved to zero mean."""
-
-    x: Array
-    y: Array
-    a: Array
-    b: Array
-    x_mean: Array
-    y_mean: Array
-
-
 def sinkhorn_velocity(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     blur: "float | str" = "auto",
-    a: Any = None,
-    b: Any = None,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
     solver: "Solver | str" = "auto",
     init: Potentials | None = None,
 ) -> Velocity:
@@ -234,8 +195,8 @@ def sinkhorn_velocity(
     solve = pick_solver(solver)
     xs, ys = as_pair(x, y)
     eps = pick_blur(blur, xs, ys) ** 2
-    pair = centred(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
-    start = first_start(pair, eps, solve) if init is None else _into_frame(init, pair)
+    pair = Pair.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
+    start = solve.start(pair.y, eps, pair.b) if init is None else _into_frame(init, pair)
     res = solve_velocity(pair, eps, solve, start)
     settle(res.error, res.converged, solve)
     return dataclasses.replace(res, v=like(res.v, x))
@@ -243,65 +204,16 @@ def sinkhorn_velocity(
 
 def solve_velocity(pair: Pair, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
     """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
-    own = _own(pair.x, pair.a, eps, solve)
-    if not isinstance(solve, Sinkhorn):
-        cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=start)
-        v = _field_at(pair.x, pair, cross, own, eps)
-        error, converged = max(cross.error, own.error), cross.converged and own.converged
-        return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
-
-    xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
-
-    def size(v: Array) -> Array:
-        return rms(v[..., rows, :])  # (…)
-
-    def allowed(share: float, v: Array) -> Array:
-        return share * solve.tol * xp.clip(size(v), LEAST_UNIT * math.sqrt(eps), None)
-
-    cross, v = _crossed(pair, eps, solve, start, own, _CROSS_SHARE)
-    if bool((own.T_error > allowed(_OWN_SHARE, v)).any()):  # its rounding was not small against v
-        again = self_potentials(pair.x, eps, pair.a, own, own.T - v, tol=_OWN_SHARE * solve.tol)
-        v, own = v + (own.T - again.T), again._replace(n_iter=own.n_iter + again.n_iter)
-    if cross.converged and bool((cross.T_error + own.T_error > allowed(1.0, v)).any()):
-        # It was small against v at the rows that were measured, and v is smaller at the others.
-        again, v = _crossed(pair, eps, solve, cross, own, 0.5 * _CROSS_SHARE)
-        cross = again._replace(n_iter=cross.n_iter + again.n_iter)
-    T_error = cross.T_error + own.T_error
-    relative = float(xp.max(T_error / xp.where(size(v) > 0, size(v), LEAST_UNIT * math.sqrt(eps))))
-    error = max(cross.error, own.error, relative if math.isfinite(relative) else math.inf)
-    converged = cross.converged and own.converged and bool((T_error <= allowed(1.0, v)).all())
+    v, cross, own, error, converged = solve.difference(pair, eps, start)
     return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
 
 
-def _crossed(  # noqa: PLR0913  a problem, where to start, and what to compare with
-    pair: Pair, eps: float, solve: Sinkhorn, start: Potentials | None, own: Potentials, share: float
-) -> tuple[Potentials, Array]:
-    """Return cross potentials within a share of the tolerance, and the velocity."""
-    shift = (pair.y_mean - pair.x_mean)[..., None, :]
-    exact = dataclasses.replace(solve, tol=share * solve.tol)
-    cross = exact(pair.x, pair.y, eps, pair.a, pair.b, init=start, base=own.T - shift)
-    return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
-
-
-def first_start(pair: Pair, eps: float, solve: Solver) -> Potentials | None:
-    """Return what a solve starts from: its own choice, or for POT the target's self-potentials.
-
-    These are the cross potentials where the flow comes to rest, at x = y + c.
-    """
-    return None if isinstance(solve, Sinkhorn) else rest_potentials(pair, eps, solve)
-
-
-def rest_potentials(pair: Pair, eps: float, solve: Solver) -> Potentials:
-    """Return the target's self-potentials."""
-    return _own(pair.y, pair.b, eps, solve)
-
-
 def sinkhorn_divergence(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     blur: "float | str" = "auto",
-    a: Any = None,
-    b: Any = None,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
     solver: "Solver | str" = "auto",
 ) -> float:
     """Return S_ε(x, y) = W_ε(x, y) − ½ W_ε(x, x) − ½ W_ε(y, y), in squared units of the data.
@@ -341,9 +253,9 @@ def sinkhorn_divergence(
     solve = pick_solver(solver)
     x, y = as_pair(x, y)
     eps = pick_blur(blur, x, y) ** 2
-    pair = centred(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
-    own_x, own_y = _own(pair.x, pair.a, eps, solve), rest_potentials(pair, eps, solve)
-    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=None if isinstance(solve, Sinkhorn) else own_y)
+    pair = Pair.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
+    own_x, own_y = solve.own(pair.x, eps, pair.a), solve.own(pair.y, eps, pair.b)
+    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(pair.y, eps, pair.b))
     solved = (cross, own_x, own_y)
     settle(max(p.error for p in solved), all(p.converged for p in solved), solve)
     shift = pair.x_mean - pair.y_mean
@@ -358,27 +270,13 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     message = (
         "Sinkhorn stopped at a marginal error, or relative error of the map, "
         f"of {error:.2g}, above tol={solver.tol:.2g}. "
-        f"Raise max_iter or blur, or loosen tol, for example solver=nsgf.{type(solver).__name__}(max_iter=50_000)."
+        f"Raise max_iter or blur, or loosen tol, for example solver={type(solver).__name__}(max_iter=50_000)."
     )
     if solver.on_unconverged == "raise":
         raise RuntimeError(message)
     from sklearn.exceptions import ConvergenceWarning
 
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def centred(x: Array, y: Array, a: Array, b: Array) -> Pair:
-    """Return the clouds, each moved to zero mean."""
-    x_mean, y_mean = a @ x, b @ y  # (…, d)
-    return Pair(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
-
-
-def _own(x: Array, a: Array, eps: float, solve: Solver) -> Potentials:
-    """Return self-potentials within their share of the tolerance."""
-    if isinstance(solve, Sinkhorn):
-        return self_potentials(x, eps, a, tol=_OWN_SHARE * solve.tol)
-    solved = self_potentials(x, eps, a, tol=0.01 * solve.tol)
-    return solved._replace(converged=solved.error <= solve.tol)
+    warn(message, ConvergenceWarning)
 
 
 def _out_of_frame(p: Potentials, pair: Pair) -> Potentials:
@@ -406,10 +304,3 @@ def _into_frame(p: Potentials, pair: Pair) -> Potentials:
         raise ValueError("init.g contains NaN or infinite values; start from a converged solve, or from init=None.")
     g = namespace(pair.y).astype(p.g, pair.y.dtype)
     return p._replace(g=g + namespace(pair.y).sum(pair.y * (pair.x_mean - pair.y_mean), axis=-1))
-
-
-def _field_at(z: Array, pair: Pair, cross: Potentials, own: Potentials, eps: float) -> Array:
-    """Return v(z) = T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
-    T_xy = barycentric_map(z, pair.y, cross.g, eps, pair.b)
-    T_xx = barycentric_map(z, pair.x, own.f, eps, pair.a)
-    return (T_xy - T_xx) + (pair.y_mean - pair.x_mean)

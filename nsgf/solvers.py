@@ -11,21 +11,36 @@ and the plan is :math:`P_{ij} = a_i b_j e^{(f_i + g_j - C_{ij}) / \varepsilon}` 
 is called as ``solver(x, y, eps, a, b, init=None)`` and returns :class:`Potentials`, with the error that it measured.
 """
 
+import abc
 import contextlib
 import dataclasses
 import math
-import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Self
 
-from nsgf import fixed_point
+from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
-from nsgf.kernel import Kernel, half_squares, is_dense, neighbours
+from nsgf.fixed_point import LEAST_UNIT, rms
+from nsgf.kernel import Kernel, barycentric_map, half_squares, is_dense, neighbours
 
-__all__ = ["POT", "Potentials", "Sinkhorn", "Solver", "cost", "pick_solver", "self_potentials", "softmin"]
+__all__ = [
+    "POT",
+    "Difference",
+    "Pair",
+    "Potentials",
+    "Sinkhorn",
+    "Solver",
+    "cost",
+    "pick_solver",
+    "self_potentials",
+    "softmin",
+]
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
+_CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
+_ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one stack
+_STACK = 32  # problems of one stack: the slowest of them decides when it ends
 POT_METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
 
 
@@ -43,13 +58,9 @@ class Potentials(NamedTuple):
     n_iter : int
         Iterations spent.
     converged : bool
-        Whether `error`, and `T_error` where it was measured, are within the solver's tolerance.
-    T : array of shape (n, d) or None
-        Barycentric map of the source points, where the solver returns it.
-    T_error : array of shape () or None
-        Root-mean-square error of `T`, in the units of the data, where the solver measured it.
+        Whether the solver reached its tolerance.
     precision : {"float32", "float64"} or None
-        Precision that the solve ended in, where the solver chose it.
+        Precision that the solve ended in, where the solver says so.
     """
 
     f: Array
@@ -57,34 +68,147 @@ class Potentials(NamedTuple):
     error: float
     n_iter: int
     converged: bool
-    T: Array = None
-    T_error: Array = None
     precision: str | None = None
 
 
-class Solver(Protocol):
-    """What :mod:`nsgf.sinkhorn` asks of a solver: a tolerance, an iteration limit, a policy, and a call.
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two weighted clouds, each moved to zero mean.
+
+    Attributes
+    ----------
+    x, y : arrays of shape (…, n, d) and (…, m, d)
+        The centred clouds.
+    a, b : arrays of shape (n,) and (m,)
+        Weights of their rows, of total mass 1.
+    x_mean, y_mean : arrays of shape (…, d)
+        Where they lie.
+    """
+
+    x: Array
+    y: Array
+    a: Array
+    b: Array
+    x_mean: Array
+    y_mean: Array
+
+    @classmethod
+    def of(cls, x: Array, y: Array, a: Array, b: Array) -> Self:
+        """Return the clouds, each moved to zero mean."""
+        x_mean, y_mean = a @ x, b @ y  # (…, d)
+        return cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+
+    def at(self, z: Array, cross: "Potentials", own: "Potentials", eps: float) -> Array:
+        """Return T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
+        T_xy = barycentric_map(z, self.y, cross.g, eps, self.b)
+        T_xx = barycentric_map(z, self.x, own.f, eps, self.a)
+        return (T_xy - T_xx) + (self.y_mean - self.x_mean)
+
+
+class Difference(NamedTuple):
+    """T_xy − T_xx at the particles of a pair, with its certificate.
+
+    Attributes
+    ----------
+    v : array of shape (…, n, d)
+        The difference, in the units of the data.
+    cross, own : Potentials
+        Those of the centred clouds with each other, and of x with itself.
+    error : float
+        What the solver measured, to be held against its tolerance.
+    converged : bool
+        Whether it is within it.
+    """
+
+    v: Array
+    cross: Potentials
+    own: Potentials
+    error: float
+    converged: bool
+
+
+class Solver(abc.ABC):
+    """How entropic problems are solved, and the policy on those that did not converge.
+
+    A solver of your own subclasses this, and need only be called; a plain function with the three attributes will do as
+    well. A frozen dataclass is stored in the files of the estimators that use it.
 
     Attributes
     ----------
     tol : float
-        Marginal error to reach.
+        Error to reach.
     max_iter : int
         Largest number of iterations of a cross problem.
     on_unconverged : {"warn", "raise"}
         What to do with a result whose error exceeds `tol`.
+
+    Examples
+    --------
+    A solver that is another one, at a looser tolerance for the first steps of a flow:
+
+    >>> import dataclasses, numpy as np
+    >>> from nsgf import Sinkhorn, sinkhorn_velocity
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Loose(Solver):
+    ...     tol: float = 0.1
+    ...     max_iter: int = 100
+    ...     on_unconverged: str = "warn"
+    ...     def __call__(self, x, y, eps, a, b, init=None):
+    ...         return Sinkhorn(tol=self.tol, max_iter=self.max_iter)(x, y, eps, a, b, init)
+    >>> x = np.array([[0.0], [1.0]])
+    >>> sinkhorn_velocity(x, x + 5.0, blur=0.1, solver=Loose()).v.round(2)
+    array([[5.],
+           [5.]])
     """
 
-    @property
-    def tol(self) -> float: ...  # noqa: D102
-    @property
-    def max_iter(self) -> int: ...  # noqa: D102
-    @property
-    def on_unconverged(self) -> str: ...  # noqa: D102
+    tol: float
+    max_iter: int
+    on_unconverged: str
 
-    def __call__(  # noqa: D102
+    def __init_subclass__(cls) -> None:
+        """Let files name the solver."""
+        super().__init_subclass__()
+        _io.storable(cls)
+
+    @abc.abstractmethod
+    def __call__(
         self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
-    ) -> Potentials: ...
+    ) -> Potentials:
+        """Return the potentials of (x, a) and (y, b), from the start `init` where there is one."""
+
+    def own(self, x: Array, eps: float, a: Array) -> Potentials:
+        """Return the potentials of (x, a) with itself."""
+        solved = self_potentials(x, eps, a, tol=0.01 * self.tol)
+        return solved._replace(converged=solved.error <= self.tol)
+
+    def start(self, y: Array, eps: float, b: Array) -> Potentials | None:
+        """Return what a solve towards (y, b) starts from: those of a flow at rest, x = y + c; None to choose itself."""
+        return self.own(y, eps, b)
+
+    def difference(self, pair: Pair, eps: float, init: Potentials | None = None) -> Difference:
+        """Return T_xy − T_xx at the particles; its error is here the larger marginal error of the two problems."""
+        cross, own = self(pair.x, pair.y, eps, pair.a, pair.b, init), self.own(pair.x, eps, pair.a)
+        v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
+        return Difference(v, cross, own, max(cross.error, own.error), converged)
+
+    def stack(self, n: int, m: int, device: str) -> int:
+        """Return how many problems of n and m points are best solved at once, as arrays with a leading dimension."""
+        return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Called(Solver):
+    """A plain callable as a solver."""
+
+    call: Callable[..., Potentials]
+    tol: float
+    max_iter: int
+    on_unconverged: str
+
+    def __call__(
+        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
+    ) -> Potentials:
+        return self.call(x, y, eps, a, b, init=init)
 
 
 def cost(x: Array, y: Array) -> Array:
@@ -123,7 +247,7 @@ def log(w: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class POT:
+class POT(Solver):
     """Solve the cross problem with Python Optimal Transport, through POT's own backend for NumPy, CuPy or torch arrays.
 
     Parameters
@@ -223,14 +347,12 @@ class POT:
 def _check_limits(solver: Solver) -> None:
     if solver.on_unconverged not in ("warn", "raise"):
         raise ValueError(f"on_unconverged={solver.on_unconverged!r} is unknown; choose 'warn' or 'raise'.")
-    if not (isinstance(solver.tol, numbers.Real) and 0 < solver.tol < math.inf):
-        raise ValueError(f"tol={solver.tol!r} must be positive; 1e-4 is a good value.")
-    if not (isinstance(solver.max_iter, numbers.Integral) and solver.max_iter >= 1):
-        raise ValueError(f"max_iter={solver.max_iter!r} must be an integer of at least 1; 5000 is a good value.")
+    _checks.positive("tol", solver.tol, "1e-4")
+    _checks.count("max_iter", solver.max_iter)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sinkhorn:
+class Sinkhorn(Solver):
     """Solve the cross problem by Anderson-accelerated Sinkhorn iterations on the kernel, with a certified map.
 
     Parameters
@@ -270,52 +392,104 @@ class Sinkhorn:
     def __post_init__(self) -> None:
         _check_limits(self)
 
-    def __call__(  # noqa: PLR0913  a problem, where to start, and what to compare with
-        self,
-        x: Array,
-        y: Array,
-        eps: float,
-        a: Array,
-        b: Array,
-        init: Potentials | None = None,
-        base: Array | None = None,
+    def __call__(
+        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
     ) -> Potentials:
-        """Return the potentials and the map of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`.
+        """Return the potentials of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`.
 
-        The error of the map T is to be within `tol` of T − `base`, by default T − x. The clouds may have leading
-        dimensions (…, n, d), for a batch of problems of one size with the same weights.
+        The error of the barycentric map T is to be within `tol` of T − x. The clouds may have leading dimensions
+        (…, n, d), for a batch of problems of one size with the same weights.
         """
-        X, Y = _Scaled(x, a, eps), _Scaled(y, b, eps)
-        base = X.rows(X.x if base is None else base / math.sqrt(eps))
+        return _cross(Pair(x, y, a, b, 0.0, 0.0), eps, self, init, x).potentials
 
-        def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-            clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
-            h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
-            kernel = Kernel(*clouds, drop=_DROP * self.tol)
-            return fixed_point.solve_cross(kernel, h, base, self.tol, max_iter)
+    def own(self, x: Array, eps: float, a: Array) -> Potentials:
+        """Return the potentials of (x, a) with itself, within their share of the tolerance."""
+        return _own(x, eps, a, tol=_OWN_SHARE * self.tol).potentials
 
-        h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
-        solved, precision = _precisely(solve, h, X, Y, self.tol, self.max_iter)
-        f, T = X.everywhere(solved.phi, solved.T, Y, solved.h)
-        g, _ = Y.everywhere(solved.h, None, X, solved.phi)
-        return _potentials(solved, f, g, T, precision, x, eps)
+    def start(self, y: Array, eps: float, b: Array) -> Potentials | None:
+        """Return None: each solve finds its own start."""
+        return None
+
+    def difference(self, pair: Pair, eps: float, init: Potentials | None = None) -> Difference:
+        """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
+
+        That is root-mean-square over the particles, relative to the difference, and to be within `tol`.
+        """
+        xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
+        least = LEAST_UNIT * math.sqrt(eps)
+
+        def size(v: Array) -> Array:
+            return rms(v[..., rows, :])  # (…)
+
+        def allowed(share: float, v: Array) -> Array:
+            return share * self.tol * xp.clip(size(v), least, None)
+
+        own = _own(pair.x, eps, pair.a, tol=_OWN_SHARE * self.tol)
+        cross, v = self._crossed(pair, eps, init, own, _CROSS_SHARE)
+        if bool((own.T_error > allowed(_OWN_SHARE, v)).any()):  # its rounding was not small against v
+            again = _own(pair.x, eps, pair.a, own.potentials, own.T - v, tol=_OWN_SHARE * self.tol)
+            v, own = v + (own.T - again.T), again.after(own)
+        if cross.potentials.converged and bool((cross.T_error + own.T_error > allowed(1.0, v)).any()):
+            # It was small against v at the rows that were measured, and v is smaller at the others.
+            again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
+            cross = again.after(cross)
+        T_error, (f, g) = cross.T_error + own.T_error, (cross.potentials, own.potentials)
+        relative = float(xp.max(T_error / xp.where(size(v) > 0, size(v), least)))
+        error = max(f.error, g.error, relative if math.isfinite(relative) else math.inf)
+        return Difference(v, f, g, error, f.converged and g.converged and bool((T_error <= allowed(1.0, v)).all()))
+
+    def stack(self, n: int, m: int, device: str) -> int:
+        """Return how many problems a cache holds, or fill a GPU."""
+        return max(1, min(_STACK, (_ON_HOST if device == "cpu" else _ON_DEVICE) // (n * m)))
+
+    def _crossed(
+        self, pair: Pair, eps: float, init: Potentials | None, own: "_Mapped", share: float
+    ) -> tuple["_Mapped", Array]:
+        """Return cross potentials within a share of the tolerance, and the velocity."""
+        shift = (pair.y_mean - pair.x_mean)[..., None, :]
+        cross = _cross(pair, eps, dataclasses.replace(self, tol=share * self.tol), init, own.T - shift)
+        return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
 
 
-def self_potentials(  # noqa: PLR0913  as a solver is called
-    x: Array,
-    eps: float,
-    a: Array,
-    init: Potentials | None = None,
-    base: Array | None = None,
-    *,
-    tol: float = 1e-6,
-    max_iter: int = 200,
+class _Mapped(NamedTuple):
+    """Potentials with the barycentric map of the source points (…, n, d), and its root-mean-square error (…)."""
+
+    potentials: Potentials
+    T: Array
+    T_error: Array
+
+    def after(self, earlier: "_Mapped") -> "_Mapped":
+        """Return these with the iterations of an earlier solve added."""
+        n_iter = earlier.potentials.n_iter + self.potentials.n_iter
+        return self._replace(potentials=self.potentials._replace(n_iter=n_iter))
+
+
+def _cross(pair: Pair, eps: float, solver: Sinkhorn, init: Potentials | None, base: Array) -> _Mapped:
+    """Solve the cross problem of a pair; the error of the map T is to be within the tolerance of T − `base`."""
+    X, Y = _Scaled(pair.x, pair.a, eps), _Scaled(pair.y, pair.b, eps)
+    base = X.rows(base / math.sqrt(eps))
+
+    def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
+        clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
+        h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
+        kernel = Kernel(*clouds, drop=_DROP * solver.tol)
+        return fixed_point.solve_cross(kernel, h, base, solver.tol, max_iter)
+
+    h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
+    solved, precision = _precisely(solve, h, X, Y, solver.tol, solver.max_iter)
+    f, T = X.everywhere(solved.phi, solved.T, Y, solved.h)
+    g, _ = Y.everywhere(solved.h, None, X, solved.phi)
+    return _mapped(solved, f, g, T, precision, pair.x, eps)
+
+
+def self_potentials(
+    x: Array, eps: float, a: Array, init: Potentials | None = None, *, tol: float = 1e-6, max_iter: int = 200
 ) -> Potentials:
     """Solve the symmetric problem of (x, a) with itself, f = g, by the averaged map.
 
     Alternate updates stall here, while f ← ½(f + softmin(f)) contracts at rate ½ whatever ε is (Feydy et al. 2019,
-    eq. 25); mixing the last iterates makes it faster still. The error of the map is to be within `tol` of T − `base`,
-    or without a `base` of a tenth of the blur, as far as the dtype resolves that.
+    eq. 25); mixing the last iterates makes it faster still. The error of the map is to be within `tol` of a tenth of
+    the blur, as far as the dtype resolves that.
 
     Examples
     --------
@@ -324,6 +498,20 @@ def self_potentials(  # noqa: PLR0913  as a solver is called
     >>> solved.converged
     True
     """
+    return _own(x, eps, a, init, tol=tol, max_iter=max_iter).potentials
+
+
+def _own(
+    x: Array,
+    eps: float,
+    a: Array,
+    init: Potentials | None = None,
+    base: Array | None = None,
+    *,
+    tol: float,
+    max_iter: int = 200,
+) -> _Mapped:
+    """Solve the symmetric problem; with a `base`, the error of the map T is to be within `tol` of T − `base`."""
     X = _Scaled(x, a, eps)
     base = None if base is None else X.rows(base / math.sqrt(eps))
 
@@ -336,7 +524,7 @@ def self_potentials(  # noqa: PLR0913  as a solver is called
     h = None if init is None else X.rows((init.f / eps)[..., None])[..., 0]
     solved, precision = _precisely(solve, h, X, X, tol, max_iter)
     f, T = X.everywhere(0.5 * (solved.h + solved.phi), solved.T, X, solved.h)  # one more iteration
-    return _potentials(solved, f, f, T, precision, x, eps)
+    return _mapped(solved, f, f, T, precision, x, eps)
 
 
 class _Scaled:
@@ -399,30 +587,26 @@ def _precisely(
     return solve(xp.float64, h, max_iter), "float64"
 
 
-def _potentials(
+def _mapped(
     solved: fixed_point.Solution, f: Array, g: Array, T: Array, precision: str, x: Array, eps: float
-) -> Potentials:
+) -> _Mapped:
     """Return a solution in the units, library and dtype of the cloud x."""
     blur, xp = math.sqrt(eps), namespace(T)
     error = float(xp.max(solved.marginal))
-    return Potentials(
-        like(f * eps, x),
-        like(g * eps, x),
-        error if math.isfinite(error) else 2.0,
-        solved.n_iter,
-        solved.within,
-        like(T * blur, x),
-        like(solved.T_error * blur, x),
-        precision,
-    )
+    error = error if math.isfinite(error) else 2.0
+    potentials = Potentials(like(f * eps, x), like(g * eps, x), error, solved.n_iter, solved.within, precision)
+    return _Mapped(potentials, like(T * blur, x), like(solved.T_error * blur, x))
 
 
-def pick_solver(solver: "Solver | str") -> "Solver":
-    """Return the solver that `solver` names: ``"auto"``, or a solver value as it is."""
+def pick_solver(solver: object) -> Solver:
+    """Return the solver that `solver` names: ``"auto"``, a solver value as it is, or a callable with its attributes."""
     if isinstance(solver, str) and solver == "auto":
         return Sinkhorn()
-    if not isinstance(solver, type) and callable(solver) and hasattr(solver, "on_unconverged"):
+    if isinstance(solver, Solver):
         return solver
+    if not isinstance(solver, type) and callable(solver):
+        with contextlib.suppress(AttributeError):
+            return _Called(solver, *(getattr(solver, name) for name in ("tol", "max_iter", "on_unconverged")))
     raise ValueError(f"solver={solver!r} is unknown; choose 'auto' or a solver value such as nsgf.POT().")
 
 

@@ -1,21 +1,27 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
-from nsgf import _io
+from nsgf import _checks, _io
 
 __all__ = ["Training"]
 
 
+@_io.storable
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a field is trained, beside the number of steps, their batch and the learning rate.
+    """How a field is trained, beside the number of steps.
+
+    In an estimator, its fields can be set and searched over one by one: ``set_params(training__learning_rate=1e-3)``.
 
     Parameters
     ----------
+    learning_rate : float
+        Adam's largest learning rate; it decays to zero along a cosine.
+    batch_size : int
+        Rows of one optimisation step.
     ema_decay : float
         Decay a step of the moving average of the weights, which is the field that is kept.
     clip : float
@@ -60,6 +66,8 @@ class Training:
     >>> model = NSGF(training=Training(clip=1.0, warmup=500, ema_decay=0.9999))
     """
 
+    learning_rate: float = 5e-3
+    batch_size: int = 512
     ema_decay: float = 0.999
     clip: float = float("inf")
     warmup: int = 0
@@ -75,36 +83,20 @@ class Training:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        if isinstance(self.ema_decay, str) or not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay!r} must be at least 0 and below 1; 0.999 is a good value.")
-        if isinstance(self.condition_dropout, str) or not 0 <= self.condition_dropout < 1:
-            raise ValueError(
-                f"condition_dropout={self.condition_dropout!r} must be at least 0 and below 1; 0.2 is a good value."
-            )
+        _checks.positive("learning_rate", self.learning_rate, "5e-3")
+        _checks.fraction("ema_decay", self.ema_decay, "0.999")
+        _checks.fraction("condition_dropout", self.condition_dropout, "0.2")
         if isinstance(self.clip, str) or not self.clip > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
-        for name in ("warmup", "validate_every", "patience", "refill_every", "checkpoint_every", "pool_bytes"):
-            value, least = getattr(self, name), int(name == "checkpoint_every")
-            if not (isinstance(value, int) and value >= least or (name, value) == ("pool_bytes", None)):
-                raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        for name in ("batch_size", "checkpoint_every"):
+            _checks.count(name, getattr(self, name))
+        for name in ("warmup", "validate_every", "patience", "refill_every"):
+            _checks.count(name, getattr(self, name), 0)
+        if self.pool_bytes is not None:
+            _checks.count("pool_bytes", self.pool_bytes, 0)
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
 
     def path(self, name: str) -> Path | None:
         """Return where `name` is kept, or None where nothing is."""
         return None if self.directory is None else Path(self.directory) / name
-
-    def claim(self, key: str) -> None:
-        """Take the directory for the run of that key, or raise where another run's files are in it."""
-        directory = Path(self.directory or ".")
-        directory.mkdir(parents=True, exist_ok=True)
-        path, owner = directory / "run.json", json.dumps({"key": key})
-        others = [
-            file for file in directory.rglob("*") if file.is_file() and not file.name.startswith((".", "run.json"))
-        ]
-        if others and not (path.exists() and path.read_text() == owner):
-            raise ValueError(
-                f"directory={os.fspath(directory)!r} holds other files, or the training of other data or parameters. "
-                "Choose another directory, or delete that one."
-            )
-        _io.replace(path, owner.encode())

@@ -1,0 +1,43 @@
+"""Scikit-learn estimators: the contract in `base`, and one leaf a file."""
+
+import os
+
+from torch import nn
+
+from nsgf import _io
+from nsgf.estimators.base import BaseFlow
+from nsgf.estimators.nsgf import NSGF
+from nsgf.estimators.nsgf_plus_plus import NSGFPlusPlus
+
+__all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "load"]
+
+
+def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> BaseFlow:
+    """Read a fitted model, of whatever estimator the file holds.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that `save` wrote.
+    network : torch module, optional
+        The architecture, where the model was fitted with a module of your own: a file holds no code.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where there is no such file, or it is cut short, corrupt, or of another program or version.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, nsgf
+    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> model = nsgf.NSGF(max_iter=50, batch_size=50, n_batches=2, random_state=0).fit(x, x + 1.0)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     model.save(f"{directory}/model.safetensors")
+    ...     type(nsgf.load(f"{directory}/model.safetensors")).__name__
+    'NSGF'
+    """
+    name, leaves = _io.read(path)[1].get("class"), {leaf.__name__: leaf for leaf in BaseFlow.__subclasses__()}
+    if name not in leaves:
+        raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(leaves)}.")
+    return leaves[name].load(path, network=network)

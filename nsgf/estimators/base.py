@@ -1,0 +1,326 @@
+"""The contract of every estimator: what `fit` remembers, and what can be asked of it.
+
+``BaseFlow`` reads data, remembers and answers; a leaf says how its networks are learnt and how a point follows them.
+Inside, data are centred and divided by their spread, so that every default is free of units.
+"""
+
+import abc
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from nsgf import _checks, _io, diagnostics, samples
+from nsgf._arrays import Array
+from nsgf.conditions import Pairs
+from nsgf.estimators.parameters import Fitted, RandomState, as_rng, fields_of, habits, key_of, stored, with_fields
+from nsgf.learnt import Learnt
+from nsgf.samples import Snapshots
+from nsgf.sinkhorn import sinkhorn_divergence
+from nsgf.task import Known, Task
+from nsgf.training import Training
+
+__all__ = ["Ask", "BaseFlow"]
+
+
+class Ask(NamedTuple):
+    """What is asked of a path beside its start: the part of a time course, and the guidance."""
+
+    span: tuple[float, float] = (0.0, 1.0)
+    guidance: float = 1.0
+
+    @classmethod
+    def of(cls, guidance: object, span: tuple[float, float] = (0.0, 1.0)) -> "Ask":
+        """Return what is asked, or raise where the guidance is no number."""
+        if not (isinstance(guidance, int | float | np.number) and np.isfinite(guidance)):
+            raise ValueError(f"guidance={guidance!r} must be a number; 1.0 follows the conditional field.")
+        return cls(span, float(guidance))
+
+
+class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
+    """Contract of every flow estimator; not for direct use."""
+
+    training: Training | None
+    device: str
+    random_state: RandomState
+    verbose: int
+    _task: Task
+    _learnt: Learnt
+    _sampler: np.random.Generator  # of sample()
+
+    n_features_in_ = Fitted[int](lambda self: self._task.features.n)
+    feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.named)
+    sample_shape_ = Fitted[tuple[int, ...]](lambda self: self._task.frame.shape)
+    shift_ = Fitted[np.ndarray](lambda self: self._task.frame.shift)
+    scale_ = Fitted[float](lambda self: self._task.frame.scale)
+    classes_ = Fitted[tuple[Any, ...] | None](lambda self: getattr(self._task.kinds, "labels", None))
+    times_ = Fitted[np.ndarray | None](lambda self: np.array(self._task.times) if self._task.times else None)
+    history_ = Fitted[dict[str, Any]](lambda self: self._learnt.history)
+    report_ = Fitted[dict[str, Any]](lambda self: self._learnt.report)
+    n_iter_ = Fitted[int](lambda self: self._learnt.n_iter)
+    blur_ = Fitted[float](lambda self: self._learnt.blur)
+
+    @abc.abstractmethod
+    def _check(self) -> None:
+        """Raise on a parameter out of its range."""
+
+    @abc.abstractmethod
+    def _networks(self, task: Task, seed: int) -> dict[str, nn.Module]:
+        """Return the networks by the names of their attributes, untrained, with first weights of that seed."""
+
+    @abc.abstractmethod
+    def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
+        """Return what there is to learn of a task; set nothing."""
+
+    @abc.abstractmethod
+    def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
+        """Yield the positions of x (n, d), from the source to the target, in units; conditions c are (n, k)."""
+
+    @property
+    @abc.abstractmethod
+    def n_evaluations(self) -> int:
+        """Function evaluations (NFE) of one point on its way; twice as many under a guidance other than 0 and 1."""
+
+    def fit(
+        self,
+        X_src: "ArrayLike | Snapshots | None",
+        X_tgt: ArrayLike | None = None,
+        *,
+        y_src: Known = None,
+        y_tgt: Known = None,
+        pairs: "ArrayLike | Pairs | None" = None,
+    ) -> Self:
+        """Learn the field that carries the law of `X_src` to that of `X_tgt`.
+
+        A fit that is refused, fails or is interrupted leaves the estimator as it was.
+
+        Parameters
+        ----------
+        X_src : array-like of shape (n, d) or (n, …), or None
+            Source samples; None stands for Gaussian noise with the mean and standard deviation of each target feature.
+            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, without `X_tgt`: the field then
+            carries each snapshot to the next.
+        X_tgt : array-like of shape (m, d) or (m, …)
+            Target samples: points, never labels. NumPy, CuPy or torch arrays, lists, pandas or polars frames. Images
+            have shape (m, c, h, w) or (m, h, w), in any units.
+        y_src, y_tgt : array-like of shape (n,) and (m,), or (n, k) and (m, k), `Labels` or `Numbers`, optional
+            Conditions of the samples. One dimension means labels, of any hashable kind: mass stays within a label.
+            −1 or None is unknown: such a row goes with the label of a partner in the plan without labels. Two
+            dimensions, or `Numbers`, mean continuous conditions, which enter the cost. Without `y_src` any source
+            sample may be asked for any condition.
+        pairs : array-like of shape (k, 2) or `Pairs`, optional
+            Rows of `X_src` and `X_tgt` that are known to belong together. They go to each other, and all other rows are
+            transported with regard to their places among them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            On NaN, infinite, empty, single-row or mismatched samples, conditions of another length, labels on one side
+            only, pairs out of range, or a parameter out of its range.
+        TypeError
+            On sparse input.
+        KeyboardInterrupt
+            On Ctrl-C. While a network trains for the first fit of an estimator, it ends that training with a warning
+            instead, and keeps what was learnt.
+
+        Warns
+        -----
+        UserWarning
+            Where the checks in ``report_`` find a field that is not to be trusted, with the remedy.
+        ConvergenceWarning
+            Where solves did not converge, by the solver's policy.
+        """
+        self._check()
+        others = (y_src, y_tgt, pairs)
+        task: Task = Task.course(X_src, *others) if X_tgt is None else Task.of(cast(Any, X_src), X_tgt, *others)
+        self._claim(task)
+        rng, sampler = as_rng(self.random_state).spawn(2)
+        kept = task.kept(rng)
+        learnt = self._learn(task, rng)
+        diagnostics.warn(learnt.report)
+        self._task, self._learnt, self._sampler = kept, learnt, sampler
+        return self
+
+    def transform(
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+    ) -> Array:
+        """Carry source samples to the target.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, …)
+            New source samples.
+        y : label, array-like of shape (n,) or (n, k), optional
+            Conditions to carry them to, or one for all; unknown where it is left out.
+        guidance : float
+            w in v_∅ + w (v_c − v_∅): 1 follows the field of the condition, 0 that without conditions, and more
+            exaggerates the condition, at twice the evaluations.
+        t0, t1 : float, optional
+            Times of a time course: `X` lies at `t0` and is carried to `t1`; the first and the last by default.
+
+        Returns
+        -------
+        array of the shape of `X`
+            In the library, device and floating dtype of `X`.
+
+        Raises
+        ------
+        ValueError
+            On data of another width, a label that the model was not fitted with, or times out of range.
+        """
+        *_, z = self._path_of(X, y, guidance, t0, t1)
+        return samples.in_form_of(X, self._task.frame.to_data(z))
+
+    def trajectory(
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+    ) -> Array:
+        """Return the positions of source samples at the start and after every step, shape (k, n, d) or (k, n, …).
+
+        The parameters are those of :meth:`transform`.
+        """
+        z = np.stack(list(self._path_of(X, y, guidance, t0, t1)))
+        return samples.in_form_of(X, self._task.frame.to_data(z))
+
+    def _path_of(
+        self, X: ArrayLike, y: Known, guidance: float, t0: float | None, t1: float | None
+    ) -> Iterator[np.ndarray]:
+        x = self._read(X)
+        return self._path(x, self._task.columns(y, len(x)), Ask.of(guidance, self._task.span(t0, t1)))
+
+    def _read(self, X: ArrayLike) -> np.ndarray:
+        """Return new source samples as rows in units."""
+        check_is_fitted(self)
+        x = samples.rows(X, "X", 1)
+        samples.check_features(self, X)
+        return self._task.frame.to_unit(x)
+
+    def sample(
+        self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
+    ) -> np.ndarray:
+        """Draw `n` fresh points from the source and carry them to the target.
+
+        Parameters
+        ----------
+        n : int
+            Number of samples.
+        random_state : int or numpy Generator, optional
+            Fixes this call; by default every call continues the stream that the estimator's own `random_state` began.
+        y : label, array-like of shape (n,) or (n, k), optional
+            Conditions of the samples, or one for all. Left out, they are unknown, or those of the source rows drawn
+            where the model was fitted with `y_src`.
+        guidance : float
+            As in :meth:`transform`.
+
+        Returns
+        -------
+        array of shape (n, d), or (n, …) in the shape of the target samples
+        """
+        check_is_fitted(self)
+        _checks.count("n", n)
+        rng = self._sampler if random_state is None else as_rng(random_state)
+        x, c = self._task.draw(int(n), y, rng)
+        *_, z = self._path(x, c, Ask.of(guidance))
+        return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
+
+    def score(self, X: ArrayLike, X_tgt: ArrayLike | None = None, *, y: Known = None, guidance: float = 1.0) -> float:
+        """Return −S_ε(transform(X), X_tgt): at most about zero, larger is better, in squared units of the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Source samples.
+        X_tgt : array-like of shape (m, d), optional
+            Target samples; by default up to 2048 of those that the estimator was fitted on.
+        y, guidance : optional
+            As in :meth:`transform`.
+        """
+        *_, z = self._path_of(X, y, guidance, None, None)
+        frame = self._task.frame
+        target = self._task.target.rows if X_tgt is None else frame.to_unit(samples.rows(X_tgt, "X_tgt", 1))
+        carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
+        return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the fitted model to one safetensors file: arrays and JSON, no code.
+
+        Raises
+        ------
+        ValueError
+            Where a parameter has no JSON form, such as a solver that is a plain function.
+        """
+        check_is_fitted(self)
+        (task, of_task), (learnt, of_learnt) = self._task.state(), self._learnt.state()
+        parameters = {k: stored(k, v) for k, v in self.get_params(deep=False).items()}
+        meta = {"class": type(self).__name__, "parameters": parameters, "task": of_task, "learnt": of_learnt}
+        _io.write(path, learnt | {f"task.{k}": z for k, z in task.items()}, meta)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> Self:
+        """Read a model that :meth:`save` wrote; it opens on any machine, whatever device it was fitted on.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        network : torch module, optional
+            The architecture, where the model was fitted with a module of your own: a file holds no code.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            Where there is no such file, or it is cut short, corrupt, or of another class or program.
+        """
+        arrays, meta = _io.read(path)
+        if meta.get("class") != cls.__name__:
+            raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
+        given = {} if network is None else {"network": network}
+        try:
+            with torch.random.fork_rng(devices=[]):
+                given |= {k: _io.from_json(v) for k, v in meta["parameters"].items() if k not in given}
+                model, task = cls().set_params(**given), Task.of_state(_io.below("task", arrays), meta["task"])
+                learnt = Learnt.of_state(arrays, meta["learnt"], model._networks(task, seed=0))  # noqa: SLF001  its own
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
+        model.__dict__.update(_task=task, _learnt=learnt, _sampler=as_rng(model.random_state).spawn(2)[1])
+        return model
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; with `deep`, the fields of values too, as ``training__learning_rate``."""
+        parameters = super().get_params(deep=False)
+        return fields_of(parameters | {"training": habits(self)}) | parameters if deep else parameters
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name, or fields of values, as ``training__learning_rate``."""
+        fields = {k: v for k, v in params.items() if "__" in k}
+        given = {k: v for k, v in params.items() if k not in fields}
+        now = {"training": habits(self)} | {
+            k: v for k, v in (super().get_params(deep=False) | given).items() if v is not None
+        }
+        return super().set_params(**given | with_fields(now, fields))
+
+    def _claim(self, task: Task) -> None:
+        """Raise where the network does not fit the task, or the directory is another run's."""
+        self._networks(task, seed=0)
+        directory = habits(self).directory
+        if directory is not None:
+            _io.claim(directory, key_of(self, task.fingerprint()))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is something remembered."""
+        return "_learnt" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        """Transport keeps the dtype; the second argument of fit is a sample, not labels."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

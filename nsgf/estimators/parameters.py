@@ -1,0 +1,93 @@
+"""Parameters and fitted attributes of estimators, as scikit-learn's users find them."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from sklearn.exceptions import NotFittedError
+
+from nsgf import _io
+from nsgf.training import Training
+
+__all__ = ["Fitted", "RandomState", "as_rng", "fields_of", "habits", "key_of", "stored", "with_fields"]
+
+RandomState = int | np.random.Generator | np.random.RandomState | None
+_NOT_LEARNT = ("random_state", "verbose", "device")  # change nothing of what is learnt
+T = TypeVar("T")
+
+
+class Fitted(Generic[T]):
+    """An attribute that `fit` learns: read from what it remembered, and never set."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self._read = read
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> T:
+        if model is None:
+            return self  # type: ignore[return-value]
+        if not model.__sklearn_is_fitted__():
+            raise NotFittedError(f"{type(model).__name__} has no {self._name}: it is not fitted yet. Call fit first.")
+        return self._read(model)
+
+    def __set__(self, model: object, value: T) -> None:
+        raise AttributeError(f"{self._name} is learnt by fit, and cannot be set.")
+
+
+def as_rng(random_state: RandomState) -> np.random.Generator:
+    """Return a Generator for an integer, a Generator, a RandomState or None; no global seed is touched."""
+    if isinstance(random_state, np.random.RandomState):
+        random_state = random_state.randint(2**31)
+    return np.random.default_rng(random_state)
+
+
+def fields_of(parameters: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields of the values among parameters, by names such as ``training__learning_rate``."""
+    values = {k: v for k, v in parameters.items() if dataclasses.is_dataclass(v) and not isinstance(v, type)}
+    return {f"{k}__{field.name}": getattr(v, field.name) for k, v in values.items() for field in dataclasses.fields(v)}
+
+
+def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return the values among parameters in which fields are changed, by names as in :func:`fields_of`."""
+    changed: dict[str, Any] = {}
+    for name, new in changes.items():
+        owner, _, field = name.partition("__")
+        if name not in fields_of(parameters):
+            known = [k for k in fields_of(parameters) if k.startswith(f"{owner}__")]
+            raise ValueError(f"Invalid parameter {name!r}. Valid ones are: {', '.join(known) or list(parameters)}.")
+        changed[owner] = dataclasses.replace(changed.get(owner, parameters[owner]), **{field: new})
+    return changed
+
+
+def stored(name: str, value: object) -> Any:
+    """Return the JSON form of a parameter; of a network of the user's own, its name."""
+    try:
+        return _io.to_json(name, value)
+    except ValueError:
+        if isinstance(value, torch.nn.Module):
+            return {"module": type(value).__name__}
+        raise
+
+
+def habits(model: Any) -> Training:
+    """Return the habits of an estimator's training, the defaults where it was given none."""
+    return Training() if model.training is None else model.training
+
+
+def key_of(model: Any, fingerprint: bytes) -> str:
+    """Return what tells the training of an estimator from one of other data or parameters."""
+    parameters = model.get_params(deep=False)
+    meant = {k: repr(v) for k, v in parameters.items() if k not in _NOT_LEARNT} | {"class": type(model).__name__}
+    meant["training"] = repr(dataclasses.replace(habits(model), directory=None, pool_bytes=None, checkpoint_every=1))
+    if isinstance(model.random_state, int | np.integer):
+        meant["random_state"] = repr(int(model.random_state))
+    key, network = hashlib.sha256(json.dumps(meant, sort_keys=True).encode() + fingerprint), parameters["network"]
+    for weight in network.state_dict().values() if isinstance(network, torch.nn.Module) else ():
+        key.update(np.ascontiguousarray(weight.detach().cpu().numpy()).data)
+    return key.hexdigest()

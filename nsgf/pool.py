@@ -1,0 +1,427 @@
+r"""The pool: what minibatch flows found, for networks to be matched to.
+
+It holds rows :math:`(t_k, x^k, v^k)` of many flows, in memory or on disk, and where they are asked for the straight
+lines from their particles to partners from their plans. `fill` follows minibatches by a `Scheme` until the pool is
+full, and keeps some flows apart that no network is trained on.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nsgf import flow
+from nsgf._arrays import Array, on_device, to_numpy
+from nsgf.minibatches import Minibatches, Problem
+from nsgf.sinkhorn import Velocity, settle
+from nsgf.solvers import Solver
+from nsgf.training import Training
+
+__all__ = ["Filled", "Lines", "Scheme", "Steps", "TrajectoryPool", "fill", "unpaired"]
+
+_HELD_OUT = 2  # minibatches kept from training
+Steps = list[tuple[Array, Velocity]]  # positions and velocities of a flow, step by step
+Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
+
+
+class TrajectoryPool:
+    """Rows (t, x, v) of many flows, drawn at random: in memory as float32, or in a directory as float16.
+
+    Parameters
+    ----------
+    capacity : int
+        Largest number of rows.
+    n_features : int
+        Width d of the rows.
+    n_conditions : int
+        Numbers k that describe the condition of a row; 0 for rows without conditions.
+    directory : path-like, optional
+        Where the rows are kept. One that holds a pool of this size is opened, with the rows that it has.
+    max_bytes : int, optional
+        Largest size.
+
+    Raises
+    ------
+    ValueError
+        Where the pool would be larger than `max_bytes`, or the directory holds one of another size.
+    OSError
+        Where there is no room for it in the directory. All of it is reserved at once, so that a disk that others fill
+        does not end the training.
+
+    Examples
+    --------
+    >>> pool = TrajectoryPool(4, 2)
+    >>> pool.renew(0.0, np.zeros((3, 2)), np.ones((3, 2)))
+    >>> len(pool), [part.shape for part in pool.draw(8, np.random.default_rng(0))]
+    (3, [(8,), (8, 2), (8, 2)])
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        n_features: int,
+        directory: "str | os.PathLike[str] | None" = None,
+        max_bytes: int | None = None,
+        *,
+        n_conditions: int = 0,
+    ) -> None:
+        dtype = np.dtype(np.float32 if directory is None else np.float16)
+        shapes: dict[str, tuple[int, ...]] = {"t": (capacity,)}
+        shapes |= {"x": (capacity, n_features), "v": (capacity, n_features)}
+        if n_conditions:
+            shapes["c"] = (capacity, n_conditions)
+        size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        if max_bytes is not None and size > max_bytes:
+            raise ValueError(
+                f"the pool takes {size:,} bytes, {size // capacity} a row, but pool_bytes leaves {max_bytes:,} for it. "
+                f"Lower n_batches to {max_bytes / size:.2f} of its value, or raise pool_bytes."
+            )
+        arrays = {name: (shape, dtype) for name, shape in shapes.items()} | {"state": ((3,), np.dtype(np.float64))}
+        if directory is None:
+            made = {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
+        else:
+            made = _mapped(Path(directory), arrays)
+        self._state = made.pop("state")  # rows added, error, whether any velocity did not converge
+        self._rows = made
+
+    @property
+    def error(self) -> float:
+        """Largest error of a velocity, as far as :meth:`certify` was told."""
+        return float(self._state[1])
+
+    @property
+    def converged(self) -> bool:
+        """Whether all velocities converged, as far as :meth:`certify` was told."""
+        return not self._state[2]
+
+    def __len__(self) -> int:
+        return min(int(self._state[0]), len(self._rows["t"]))
+
+    def renew(self, t: "float | Array", x: Array, v: Array, c: Array | None = None) -> None:
+        """Append the rows (t_i, x_i, v_i, c_i), in the place of the oldest once the pool is full.
+
+        `t` may be one time for all.
+        """
+        first = int(self._state[0])
+        block = np.arange(first, first + len(x)) % len(self._rows["t"])
+        for name, values in (("t", t), ("x", x), ("v", v), ("c", c)):
+            if name in self._rows:
+                self._rows[name][block] = to_numpy(values)
+        self._state[0] = first + len(x)  # last, so that rows cut short by a kill do not count
+
+    def keep(self, n: int) -> None:
+        """Forget all rows but the first `n`."""
+        self._state[0] = min(n, len(self))
+
+    def certify(self, error: float, converged: bool) -> None:
+        """Take the certificate of velocities that were added into that of all."""
+        self._state[1:] = max(self.error, error), not (self.converged and converged)
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d), and c (size, k) if any."""
+        i = rng.integers(len(self), size=size)
+        return tuple(z[i].astype(np.float32, copy=False) for z in self._rows.values())
+
+    @property
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """All rows: t (len,), x (len, d), v (len, d), and c (len, k) if any."""
+        return tuple(z[: len(self)] for z in self._rows.values())
+
+
+class Lines:
+    r"""Straight lines from the particles of many flows to partners drawn from the plan of their first step.
+
+    .. math::  X_t = (1 - t)\, X_0 + t\, X_1, \qquad (X_0, X_1) \sim P, \qquad u = X_1 - X_0
+
+    (NSGF++, eq. 18, where the ends are drawn apart.) Of all couplings that keep both marginals, the plan is the one
+    whose lines cross least, so the field of their velocities is the straightest.
+
+    Parameters
+    ----------
+    pool : TrajectoryPool
+        Where the lines are kept.
+    rng : numpy Generator
+        Draws the partners, by one number a particle.
+
+    Examples
+    --------
+    >>> from nsgf import Sinkhorn
+    >>> x, solve = np.arange(3.0)[:, None], Sinkhorn()
+    >>> (_, res), *_ = flow.flow_steps(x, x + 5.0, 0.1, 1, 1.0, solve)
+    >>> lines = Lines(TrajectoryPool(3, 1), np.random.default_rng(0))
+    >>> lines.add(x, res)
+    >>> (x_t, t), u = lines.draw(4, np.random.default_rng(1))
+    >>> x_t.shape, t.shape, u.round(6).ravel().tolist()
+    ((4, 1), (4,), [5.0, 5.0, 5.0, 5.0])
+    """
+
+    def __init__(self, pool: TrajectoryPool, rng: np.random.Generator) -> None:
+        self._pool, self._rng = pool, rng
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def add(self, x: Array, res: Velocity, c: Array | None = None, n_fixed: int = 0) -> None:
+        """Append a line for every particle x (…, n, d + l) of a first step, in the place of the oldest in a full pool.
+
+        The last l = `n_fixed` coordinates are no part of it.
+        """
+        d = x.shape[-1] - n_fixed
+        x0, x1 = (to_numpy(z).reshape(-1, x.shape[-1])[:, :d] for z in (x, res.partners(self._rng)))
+        self._pool.renew(0.0, x0, x1 - x0, None if c is None else to_numpy(c).reshape(len(x0), -1))
+
+    def go_on_from(self, n: int) -> None:
+        """Forget all but the first `n` lines, and draw partners as if they had just been added."""
+        self._pool.keep(n)
+        self._rng.random(n)
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Return points (size, d), times (size,) and conditions (size, k) if any; and velocities (size, d)."""
+        _, x0, u, *c = self._pool.draw(size, rng)
+        t = rng.random(size, dtype=np.float32)
+        return (x0 + t[:, None] * u, t, *c), u
+
+
+class Scheme(NamedTuple):
+    """How the particles of one fit are moved.
+
+    Attributes
+    ----------
+    blur : float
+        √ε, in the units of the particles.
+    step_sizes : tuple of float
+        η of every step.
+    rates : tuple of float
+        What velocities are multiplied by before they are learnt, at every step.
+    length : float
+        Time of the whole flow: a network's field v is followed as dx/dt = `length` · v over its span.
+    solve : Solver
+        How the Sinkhorn problems are solved.
+    device : str
+        Where: ``"cpu"`` or ``"cuda"``.
+    """
+
+    blur: float
+    step_sizes: tuple[float, ...]
+    rates: tuple[float, ...]
+    length: float
+    solve: Solver
+    device: str
+
+    @classmethod
+    def descent(cls, blur: float, n_steps: int, step_size: float, solve: Solver, device: str) -> "Scheme":
+        """Return the flow of `n_steps` steps of one size."""
+        return cls(blur, (step_size,) * n_steps, (1.0,) * n_steps, n_steps * step_size, solve, device)
+
+    @classmethod
+    def course(cls, blur: float, n_steps: int, solve: Solver, device: str) -> "Scheme":
+        """Return the flow that goes the whole way to the target at constant speed, in `n_steps` steps."""
+        sizes = [1 / (n_steps - k) for k in range(n_steps)]
+        return cls(blur, tuple(sizes), tuple(n_steps * size for size in sizes), 1.0, solve, device)
+
+    def moved(self, problem: Problem) -> Problem:
+        """Return the problem with its clouds on the device; conditions are for the network, and stay."""
+        return problem._replace(x=on_device(problem.x, self.device), y=on_device(problem.y, self.device))
+
+    def follow(self, problem: Problem) -> Steps:
+        """Return the positions and velocities of the steps of a problem on the device."""
+        sizes, n_fixed = self.step_sizes, problem.n_fixed
+        return list(flow.flow_steps(problem.x, problem.y, self.blur, len(sizes), sizes, self.solve, n_fixed=n_fixed))
+
+    def examples(self, problem: Problem, steps: Steps) -> list[Example]:
+        """Return a network's inputs and target at every step: (x, t) or (x, t, c), and the velocity."""
+        (t0, t1), d, c = problem.span, problem.x.shape[-1] - problem.n_fixed, problem.c
+        times = [t0 + (t1 - t0) * k / len(steps) for k in range(len(steps))]
+        return [
+            ((to_numpy(x)[..., :d], t, *(() if c is None else (c,))), rate * to_numpy(res.v)[..., :d])
+            for t, rate, (x, res) in zip(times, self.rates, steps, strict=True)
+        ]
+
+
+class Filled(NamedTuple):
+    """A pool that is full, and what belongs to it.
+
+    Attributes
+    ----------
+    scheme : Scheme
+        How its flows were followed.
+    pool : TrajectoryPool
+        Their rows.
+    lines : Lines or None
+        Straight lines to the partners of their first step, where they were asked for.
+    held_out : list of (Problem, Steps)
+        Flows that no network is trained on.
+    refresh : callable
+        To be called before each draw: replaces the oldest flow, every so many calls.
+    """
+
+    scheme: Scheme
+    pool: TrajectoryPool
+    lines: Lines | None
+    held_out: list[tuple[Problem, Steps]]
+    refresh: Callable[[], None]
+
+    def velocities(self, size: int, rng: np.random.Generator) -> Example:
+        """Draw places, times and conditions if any of the flows, and the velocities there."""
+        self.refresh()
+        t, x, v, *c = self.pool.draw(size, rng)
+        return (x, t, *c), v
+
+    def straight(self, size: int, rng: np.random.Generator) -> Example:
+        """Draw places, times and conditions if any on straight lines, and their velocities."""
+        if self.lines is None:
+            raise ValueError("the pool was filled without lines; give fill a lines_rng.")
+        self.refresh()
+        return self.lines.draw(size, rng)
+
+    @property
+    def examples(self) -> list[Example]:
+        """Inputs and target of a network along the flows held out."""
+        return [example for held in self.held_out for example in self.scheme.examples(*held)]
+
+    def unseen_lines(self, rng: np.random.Generator) -> Lines:
+        """Return straight lines of the flows held out."""
+        problem, _ = self.held_out[0]
+        lines = Lines(_pool_of(problem, sum(len(p.x) for p, _ in self.held_out), None, None), rng)
+        for p, (first, *_) in self.held_out:
+            lines.add(*first, p.c, p.n_fixed)
+        return lines
+
+
+def fill(
+    drawn: Minibatches,
+    scheme: Scheme,
+    n_batches: int,
+    training: Training,
+    *,
+    lines_rng: np.random.Generator | None = None,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> Filled:
+    """Follow `n_batches` minibatches, and two more that are held out.
+
+    Parameters
+    ----------
+    drawn : iterator of minibatches
+        Read as far as is needed, then and at each refill.
+    scheme : Scheme
+        How they are followed.
+    n_batches : int
+        Minibatches in the pool.
+    training : Training
+        Where the pool is kept, how large it may be, and how often it is refilled. Of what is on disk, only the missing
+        part is computed.
+    lines_rng : numpy Generator, optional
+        Draws the partners of straight lines, where they are wanted.
+    progress : callable
+        Wraps the range of minibatches, as ``tqdm`` does.
+
+    Returns
+    -------
+    Filled
+
+    Raises
+    ------
+    ValueError, OSError
+        As :class:`TrajectoryPool` does.
+    RuntimeError
+        Where a solve did not converge and its policy is ``on_unconverged="raise"``.
+    """
+    first, K = next(drawn), len(scheme.step_sizes)
+    n, parts = sum(len(p.x) for p in first), K + (lines_rng is not None)  # of equal size
+    budget = None if training.pool_bytes is None else training.pool_bytes // parts
+    pool, lines = _pool_of(first[0], n_batches * K * n, training.path("pool"), budget and budget * K), None
+    done = len(pool) // (K * n)
+    if lines_rng is not None:
+        lines = Lines(_pool_of(first[0], n_batches * n, training.path("lines"), budget), lines_rng)
+        lines.go_on_from(done * n)
+
+    def add(minibatches: Minibatches) -> Iterator[tuple[float, bool]]:
+        problems = map(scheme.moved, itertools.chain.from_iterable(minibatches))
+        return (_add(p, scheme, pool, lines) for p in flow.stacks(problems, scheme.solve))
+
+    def refresh() -> None:
+        if training.refill_every and next(calls) % training.refill_every == 0:
+            for certificate in add(itertools.islice(drawn, 1)):
+                settle(*certificate, scheme.solve)
+
+    missing = itertools.islice(itertools.chain([first], drawn), done, None)
+    for _ in add(minibatch for _, minibatch in zip(progress(range(done, n_batches)), missing, strict=False)):
+        pass
+    settle(pool.error, pool.converged, scheme.solve)
+    calls, apart = itertools.count(), [p for _ in range(_HELD_OUT) for p in unpaired(next(drawn))]
+    return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in apart], refresh)
+
+
+def unpaired(minibatch: list[Problem]) -> list[Problem]:
+    """Return the problems of more than one point; the first where there are none."""
+    return [p for p in minibatch if len(p.x) * len(p.y) > 1] or minibatch[:1]
+
+
+def _pool_of(problem: Problem, capacity: int, directory: Path | None, max_bytes: int | None) -> TrajectoryPool:
+    """Return an empty pool for the particles of such problems."""
+    n_conditions = 0 if problem.c is None else problem.c.shape[-1]
+    return TrajectoryPool(
+        capacity, problem.x.shape[-1] - problem.n_fixed, directory, max_bytes, n_conditions=n_conditions
+    )
+
+
+def _add(problem: Problem, scheme: Scheme, pool: TrajectoryPool, lines: Lines | None) -> tuple[float, bool]:
+    """Follow a problem, or a stack of some, into the pools, in the place of the oldest; return the certificate."""
+    steps = scheme.follow(problem)
+    if lines is not None:
+        lines.add(*steps[0], problem.c, problem.n_fixed)
+    certificate = max(res.error for _, res in steps), all(res.converged for _, res in steps)
+    pool.certify(*certificate)
+    found, n, K = scheme.examples(problem, steps), problem.x.shape[-2], len(steps)
+    xs, vs = (
+        np.stack(z).reshape(K, -1, n, z[0].shape[-1]).swapaxes(0, 1)  # (problems, K, n, d)
+        for z in zip(*((x, v) for (x, *_), v in found), strict=True)
+    )
+    t = np.repeat([t for (_, t, *_), _ in found], n)
+    cs = [None] * len(xs) if problem.c is None else problem.c.reshape(len(xs), n, -1)
+    for x, v, c in zip(xs, vs, cs, strict=True):
+        tiled = None if c is None else np.tile(c, (K, 1))
+        pool.renew(t, x.reshape(K * n, -1), v.reshape(K * n, -1), tiled)
+    return certificate
+
+
+def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, np.ndarray]:
+    """Return the arrays that the files of a directory hold; make them where they are not all there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {name: directory / f"{name}.npy" for name in arrays}
+    if not all(file.exists() for file in files.values()):
+        try:
+            for name, file in files.items():
+                _reserve(file, *arrays[name])
+        except OSError as error:
+            for file in directory.glob("*.npy*"):
+                file.unlink()
+            size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
+            message = f"no room for {size:,} bytes of the pool. Free some space, or lower n_batches"
+            raise OSError(error.errno, message, os.fspath(directory)) from error
+    mapped = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
+    for name, (shape, dtype) in arrays.items():
+        if (mapped[name].shape, mapped[name].dtype) != (shape, dtype):
+            raise ValueError(
+                f"{os.fspath(files[name])!r} holds {mapped[name].shape} {mapped[name].dtype}, not {shape} {dtype}: "
+                "the pool of another run. Choose another directory, or delete that one."
+            )
+    return mapped
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Make the file of an array of zeros, with its blocks where the system can give them at once."""
+    new = path.with_suffix(".npy.new")
+    with open(new, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    os.replace(new, path)
