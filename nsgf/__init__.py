@@ -6,75 +6,56 @@ Importing this package imports NumPy alone; torch, POT, scikit-learn and matplot
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from nsgf import datasets, diagnostics, metrics, networks, ode, plots
-    from nsgf.conditions import Labels, Numbers, Pairs
-    from nsgf.estimators import NSGF, NSGFPlusPlus, load
-    from nsgf.flow import Trajectory, sinkhorn_flow
-    from nsgf.pool import TrajectoryPool
-    from nsgf.sinkhorn import Velocity, sinkhorn_divergence, sinkhorn_velocity, spread
-    from nsgf.solvers import POT, Potentials, Sinkhorn, Solver
-    from nsgf.training import Training
+if TYPE_CHECKING:  # `as` exports a name to type checkers
+    from nsgf import datasets as datasets
+    from nsgf import diagnostics as diagnostics
+    from nsgf import metrics as metrics
+    from nsgf import networks as networks
+    from nsgf import ode as ode
+    from nsgf import plots as plots
+    from nsgf.conditions import Labels as Labels
+    from nsgf.conditions import Numbers as Numbers
+    from nsgf.conditions import Pairs as Pairs
+    from nsgf.estimators import NSGF as NSGF
+    from nsgf.estimators import NSGFPlusPlus as NSGFPlusPlus
+    from nsgf.estimators import load as load
+    from nsgf.flow import Trajectory as Trajectory
+    from nsgf.flow import sinkhorn_flow as sinkhorn_flow
+    from nsgf.pool import TrajectoryPool as TrajectoryPool
+    from nsgf.sinkhorn import Velocity as Velocity
+    from nsgf.sinkhorn import sinkhorn_divergence as sinkhorn_divergence
+    from nsgf.sinkhorn import sinkhorn_velocity as sinkhorn_velocity
+    from nsgf.sinkhorn import spread as spread
+    from nsgf.solvers import POT as POT
+    from nsgf.solvers import Potentials as Potentials
+    from nsgf.solvers import Sinkhorn as Sinkhorn
+    from nsgf.solvers import Solver as Solver
+    from nsgf.training import Training as Training
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Labels": "conditions",
-    "NSGF": "estimators",
-    "NSGFPlusPlus": "estimators",
-    "Numbers": "conditions",
-    "POT": "solvers",
-    "Pairs": "conditions",
-    "Potentials": "solvers",
-    "Sinkhorn": "solvers",
-    "Solver": "solvers",
-    "Training": "training",
-    "Trajectory": "flow",
-    "TrajectoryPool": "pool",
-    "Velocity": "sinkhorn",
-    "load": "estimators",
-    "sinkhorn_divergence": "sinkhorn",
-    "sinkhorn_flow": "flow",
-    "sinkhorn_velocity": "sinkhorn",
-    "spread": "sinkhorn",
+    "conditions": ("Labels", "Numbers", "Pairs"),
+    "estimators": ("NSGF", "NSGFPlusPlus", "load"),
+    "flow": ("Trajectory", "sinkhorn_flow"),
+    "pool": ("TrajectoryPool",),
+    "sinkhorn": ("Velocity", "sinkhorn_divergence", "sinkhorn_velocity", "spread"),
+    "solvers": ("POT", "Potentials", "Sinkhorn", "Solver"),
+    "training": ("Training",),
 }
 _MODULES = ("datasets", "diagnostics", "metrics", "networks", "ode", "plots")
 
-__all__ = [
-    "NSGF",
-    "NSGFPlusPlus",
-    "POT",
-    "Labels",
-    "Numbers",
-    "Pairs",
-    "Potentials",
-    "Sinkhorn",
-    "Solver",
-    "Training",
-    "Trajectory",
-    "TrajectoryPool",
-    "Velocity",
-    "datasets",
-    "diagnostics",
-    "load",
-    "metrics",
-    "networks",
-    "ode",
-    "plots",
-    "sinkhorn_divergence",
-    "sinkhorn_flow",
-    "sinkhorn_velocity",
-    "spread",
-]
+__all__ = sorted((*_MODULES, *(name for names in _HOME.values() for name in names)))
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"nsgf.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"nsgf.{_HOME[name]}"), name)
+    for home, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"nsgf.{home}"), name)
     raise AttributeError(f"module 'nsgf' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return [*__all__, "__version__"]

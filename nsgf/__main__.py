@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,30 +35,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="colours of one photograph carried to another's, and digits from noise")
-    demo.add_argument("--output", type=Path, default=Path("nsgf-demo.png"), help="where the picture goes")
-    demo.set_defaults(run=_demo)
+    def add(run: Callable[[argparse.Namespace], None], name: str, about: str, *files: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about)
+        command.set_defaults(run=run)
+        for file in files:
+            command.add_argument(file, type=Path)
+        return command
 
-    fit = commands.add_parser("fit", help="learn the flow from one .npy sample to another")
-    fit.add_argument("source", help=".npy array (n, d), or 'noise'")
-    fit.add_argument("target", type=Path, help=".npy array (m, d)")
-    fit.add_argument("model", type=Path, help="the .safetensors file to write")
+    demo = add(_demo, "demo", "colours of one photograph carried to another's, and digits from noise")
+    demo.add_argument("--output", type=Path, default=Path("nsgf-demo.png"), help="where the picture goes")
+    fit = add(_fit, "fit", "learn the flow from one .npy sample, or 'noise', to another", "source", "target", "model")
     fit.add_argument("--blur", type=float, help="length scale in the units of the data; relative to them by default")
     fit.add_argument("--seed", type=int, default=0)
-    fit.set_defaults(run=_fit)
-
-    transform = commands.add_parser("transform", help="carry a .npy sample along a learnt flow")
-    transform.add_argument("model", type=Path)
-    transform.add_argument("source", type=Path)
-    transform.add_argument("output", type=Path)
-    transform.set_defaults(run=_transform)
-
-    sample = commands.add_parser("sample", help="draw from a learnt flow")
-    sample.add_argument("model", type=Path)
+    add(_transform, "transform", "carry a .npy sample along a learnt flow", "model", "source", "output")
+    sample = add(_sample, "sample", "draw from a learnt flow", "model")
     sample.add_argument("n", type=int)
     sample.add_argument("output", type=Path)
     sample.add_argument("--seed", type=int)
-    sample.set_defaults(run=_sample)
     return parser
 
 
@@ -69,7 +62,7 @@ def _load(path: Path) -> np.ndarray:
 def _fit(arguments: argparse.Namespace) -> None:
     from nsgf import NSGF
 
-    source = None if arguments.source == "noise" else _load(Path(arguments.source))
+    source = None if str(arguments.source) == "noise" else _load(arguments.source)
     model = NSGF(arguments.blur or "auto", random_state=arguments.seed, verbose=1).fit(source, _load(arguments.target))
     model.save(arguments.model)
 

@@ -1,7 +1,7 @@
 """Values on disk: arrays and JSON in one safetensors file, which never executes code when it is read.
 
-A value (a solver, the habits of a training, a network) is stored as its name and its arguments, each of which it keeps
-as an attribute. Only classes that are :func:`storable` are made from a file.
+A value (a solver, the habits of a training, what a fit has learnt) is stored as its name and its arguments, each of
+which it keeps as an attribute. Only classes that are :func:`storable` are made from a file.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["below", "claim", "from_json", "read", "replace", "storable", "to_json", "write"]
+__all__ = ["below", "claim", "pack", "read", "replace", "storable", "unpack", "write"]
 
 FORMAT = "nsgf-2"
 Path_ = str | os.PathLike[str]
@@ -34,23 +34,36 @@ def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__.startswith("nsgf.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def to_json(name: str, value: object) -> Any:
-    """Return the JSON form of a parameter of that name.
+def pack(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
+    """Return the JSON form of a value, and put its arrays aside under names that begin with `name`.
 
     Raises
     ------
     ValueError
         Where it has none.
+
+    Examples
+    --------
+    >>> arrays = {}
+    >>> pack("a", (1, {"b": np.ones(2)}), arrays), list(arrays)
+    ({'tuple': [1, {'dict': {'b': {'array': 'a.1.b'}}}]}, ['a.1.b'])
     """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, np.ndarray):
+        return {"objects": value.tolist()}
     if _STORABLE.get(_name(type(value))) is type(value):
         arguments = {k: getattr(value, k) for k in inspect.signature(type(value)).parameters}
-        return {_name(type(value)): {k: to_json(k, v) for k, v in arguments.items()}}
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        return {_name(type(value)): {k: pack(f"{name}.{k}", v, arrays) for k, v in arguments.items()}}
+    if isinstance(value, dict):
+        return {"dict": {k: pack(f"{name}.{k}", v, arrays) for k, v in value.items()}}
+    if isinstance(value, tuple | list):
+        return {type(value).__name__: [pack(f"{name}.{i}", v, arrays) for i, v in enumerate(value)]}
     if type(value).__module__.startswith("numpy.random"):
         return None  # a Generator has no JSON form
+    value = value.item() if isinstance(value, np.generic) else value
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     try:
         json.dumps(value)
     except TypeError:
@@ -60,14 +73,20 @@ def to_json(name: str, value: object) -> Any:
     return value
 
 
-def from_json(value: Any) -> Any:
-    """Return the value of a JSON form that :func:`to_json` made."""
-    if not isinstance(value, dict):
-        return value
-    ((name, arguments),) = value.items()
-    if name not in _STORABLE:
-        raise ValueError(f"a value {name!r} is not known here: import the module that defines it first")
-    return _STORABLE[name](**{k: from_json(v) for k, v in arguments.items()})
+def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return the value of a JSON form that :func:`pack` made."""
+    if not isinstance(packed, dict):
+        return packed
+    ((kind, held),) = packed.items()
+    if kind == "array":
+        return arrays[held]
+    if kind == "objects":
+        return np.array(held, dtype=object)
+    if kind in ("tuple", "list"):
+        return {"tuple": tuple, "list": list}[kind](unpack(v, arrays) for v in held)
+    if kind != "dict" and kind not in _STORABLE:
+        raise ValueError(f"a value {kind!r} is not known here: import the module that defines it first")
+    return _STORABLE.get(kind, dict)(**{k: unpack(v, arrays) for k, v in held.items()})
 
 
 def below(prefix: str, entries: Mapping[str, T]) -> dict[str, T]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nsgf import _checks
+from nsgf import _checks, _io
 from nsgf._arrays import to_numpy
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Numbers:
         _checks.positive("weight", self.weight, "4.0")
 
 
+@_io.storable
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pairs:
     """Rows of the source and of the target that are known to belong together, with their weight.
@@ -129,6 +130,7 @@ class Conditions(abc.ABC):
         """Return what the network is given, float32 (n, n_columns), zero where a condition is unknown."""
 
 
+@_io.storable
 @dataclasses.dataclass(frozen=True)
 class Classes(Conditions):
     """Labels: the network is given one column a class.
@@ -176,6 +178,7 @@ class Classes(Conditions):
         return (codes[:, None] == np.arange(len(self.labels))).astype(np.float32)
 
 
+@_io.storable
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments(Conditions):
     """Continuous conditions: the network is given a 1, for known, and each condition, standardised.

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from nsgf import matching, ode
+from nsgf import _io, matching, ode
 
 __all__ = ["Clock", "Field", "follow"]
 
 
+@_io.storable
 class Clock(NamedTuple):
     """The times of a field.
 

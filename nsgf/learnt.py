@@ -12,6 +12,7 @@ from nsgf.field import Clock
 __all__ = ["Learnt"]
 
 
+@_io.storable
 class Learnt(NamedTuple):
     """What a fit has learnt.
 
@@ -38,21 +39,14 @@ class Learnt(NamedTuple):
     blur: float
     clock: Clock
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the arrays and the JSON of a file."""
-        curves = {k: v for k, v in self.history.items() if isinstance(v, np.ndarray)}
-        arrays = {f"{name}.{k}": v.numpy() for name, net in self.networks.items() for k, v in net.state_dict().items()}
-        seconds = {k: v for k, v in self.history.items() if k not in curves}
-        meta = {"report": self.report, "n_iter": self.n_iter, "blur": self.blur, "clock": self.clock}
-        return arrays | {f"history.{k}": v for k, v in curves.items()}, meta | {"history": seconds}
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the networks, by their names and those of the parameters."""
+        states = {name: net.state_dict() for name, net in self.networks.items()}
+        return {f"{name}.{k}": v.numpy() for name, state in states.items() for k, v in state.items()}
 
-    @classmethod
-    def of_state(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any], networks: dict[str, nn.Module]) -> "Learnt":
-        """Return what :meth:`state` described, with the weights loaded into untrained networks."""
+    def with_weights(self, networks: dict[str, nn.Module], arrays: dict[str, np.ndarray]) -> "Learnt":
+        """Return the same with these networks, their weights taken from :meth:`weights`."""
         for name, net in networks.items():
             net.load_state_dict({k: torch.from_numpy(v) for k, v in _io.below(name, arrays).items()})
             net.eval()
-        n_steps, length, snapshots = meta["clock"]
-        clock = Clock(int(n_steps), float(length), tuple(map(float, snapshots)))
-        history = meta["history"] | _io.below("history", arrays)
-        return cls(networks, history, meta["report"], int(meta["n_iter"]), float(meta["blur"]), clock)
+        return self._replace(networks=networks)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsgf import datasets
+from nsgf import _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
 from nsgf.sinkhorn import pick_blur, sinkhorn_velocity, spread
@@ -61,6 +61,7 @@ class Problem(NamedTuple):
 Minibatches = Iterator[list[Problem]]
 
 
+@_io.storable
 class Side(NamedTuple):
     """One end of a transport: rows with what is known of them, or noise.
 

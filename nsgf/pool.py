@@ -420,8 +420,5 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         size = file.tell() + math.prod(shape) * dtype.itemsize
         file.flush()
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
+        getattr(os, "posix_fallocate", lambda fd, start, end: os.ftruncate(fd, end))(file.fileno(), 0, size)
     os.replace(new, path)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
+from nsgf import _io
 from nsgf._arrays import Array, check_widths, like, to_numpy
 from nsgf.sinkhorn import spread
 
@@ -17,6 +18,7 @@ __all__ = ["Features", "Frame", "Snapshots", "features", "in_form_of", "rows", "
 Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
 
 
+@_io.storable
 class Frame(NamedTuple):
     """Origin and unit of length in which flows are learnt, and the shape of one sample.
 
@@ -55,6 +57,7 @@ class Frame(NamedTuple):
         return z.astype(np.float64) * self.scale + self.shift
 
 
+@_io.storable
 class Features(NamedTuple):
     """Number of the source's columns, and their names where it is a data frame with names."""
 

@@ -71,6 +71,9 @@ class Potentials(NamedTuple):
     precision: str | None = None
 
 
+Start = Potentials | None  # what a solve begins with
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """Two weighted clouds, each moved to zero mean.
@@ -171,9 +174,7 @@ class Solver(abc.ABC):
         _io.storable(cls)
 
     @abc.abstractmethod
-    def __call__(
-        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
-    ) -> Potentials:
+    def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         """Return the potentials of (x, a) and (y, b), from the start `init` where there is one."""
 
     def own(self, x: Array, eps: float, a: Array) -> Potentials:
@@ -181,11 +182,11 @@ class Solver(abc.ABC):
         solved = self_potentials(x, eps, a, tol=0.01 * self.tol)
         return solved._replace(converged=solved.error <= self.tol)
 
-    def start(self, y: Array, eps: float, b: Array) -> Potentials | None:
+    def start(self, y: Array, eps: float, b: Array) -> Start:
         """Return what a solve towards (y, b) starts from: those of a flow at rest, x = y + c; None to choose itself."""
         return self.own(y, eps, b)
 
-    def difference(self, pair: Pair, eps: float, init: Potentials | None = None) -> Difference:
+    def difference(self, pair: Pair, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles; its error is here the larger marginal error of the two problems."""
         cross, own = self(pair.x, pair.y, eps, pair.a, pair.b, init), self.own(pair.x, eps, pair.a)
         v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
@@ -205,9 +206,7 @@ class _Called(Solver):
     max_iter: int
     on_unconverged: str
 
-    def __call__(
-        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
-    ) -> Potentials:
+    def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         return self.call(x, y, eps, a, b, init=init)
 
 
@@ -293,9 +292,7 @@ class POT(Solver):
             raise ValueError(f"POT method={self.method!r} is unknown; choose one of {', '.join(POT_METHODS)}.")
         _check_limits(self)
 
-    def __call__(
-        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
-    ) -> Potentials:
+    def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         """Return the potentials of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`."""
         if self.method == "auto":
             return self._auto(x, y, eps, a, b, init)
@@ -303,7 +300,7 @@ class POT(Solver):
         n_iter, log_v = self._scalings(M, a, b, None if init is None else init.g / eps + log_b)
         return _certified(M, log_a, log_b, log_v, eps, n_iter, self.tol)
 
-    def _auto(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None) -> Potentials:
+    def _auto(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start) -> Potentials:
         """Iterate on the float64 kernel; where that does not reach `tol`, go on from there in the log domain."""
         xp, dtype = namespace(x, y), x.dtype
         x, y, a, b = (xp.astype(z, xp.float64, copy=False) for z in (x, y, a, b))
@@ -392,9 +389,7 @@ class Sinkhorn(Solver):
     def __post_init__(self) -> None:
         _check_limits(self)
 
-    def __call__(
-        self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Potentials | None = None
-    ) -> Potentials:
+    def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         """Return the potentials of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`.
 
         The error of the barycentric map T is to be within `tol` of T − x. The clouds may have leading dimensions
@@ -406,11 +401,11 @@ class Sinkhorn(Solver):
         """Return the potentials of (x, a) with itself, within their share of the tolerance."""
         return _own(x, eps, a, tol=_OWN_SHARE * self.tol).potentials
 
-    def start(self, y: Array, eps: float, b: Array) -> Potentials | None:
+    def start(self, y: Array, eps: float, b: Array) -> Start:
         """Return None: each solve finds its own start."""
         return None
 
-    def difference(self, pair: Pair, eps: float, init: Potentials | None = None) -> Difference:
+    def difference(self, pair: Pair, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
 
         That is root-mean-square over the particles, relative to the difference, and to be within `tol`.
@@ -442,9 +437,7 @@ class Sinkhorn(Solver):
         """Return how many problems a cache holds, or fill a GPU."""
         return max(1, min(_STACK, (_ON_HOST if device == "cpu" else _ON_DEVICE) // (n * m)))
 
-    def _crossed(
-        self, pair: Pair, eps: float, init: Potentials | None, own: "_Mapped", share: float
-    ) -> tuple["_Mapped", Array]:
+    def _crossed(self, pair: Pair, eps: float, init: Start, own: "_Mapped", share: float) -> tuple["_Mapped", Array]:
         """Return cross potentials within a share of the tolerance, and the velocity."""
         shift = (pair.y_mean - pair.x_mean)[..., None, :]
         cross = _cross(pair, eps, dataclasses.replace(self, tol=share * self.tol), init, own.T - shift)
@@ -464,26 +457,8 @@ class _Mapped(NamedTuple):
         return self._replace(potentials=self.potentials._replace(n_iter=n_iter))
 
 
-def _cross(pair: Pair, eps: float, solver: Sinkhorn, init: Potentials | None, base: Array) -> _Mapped:
-    """Solve the cross problem of a pair; the error of the map T is to be within the tolerance of T − `base`."""
-    X, Y = _Scaled(pair.x, pair.a, eps), _Scaled(pair.y, pair.b, eps)
-    base = X.rows(base / math.sqrt(eps))
-
-    def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-        clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
-        h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
-        kernel = Kernel(*clouds, drop=_DROP * solver.tol)
-        return fixed_point.solve_cross(kernel, h, base, solver.tol, max_iter)
-
-    h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
-    solved, precision = _precisely(solve, h, X, Y, solver.tol, solver.max_iter)
-    f, T = X.everywhere(solved.phi, solved.T, Y, solved.h)
-    g, _ = Y.everywhere(solved.h, None, X, solved.phi)
-    return _mapped(solved, f, g, T, precision, pair.x, eps)
-
-
 def self_potentials(
-    x: Array, eps: float, a: Array, init: Potentials | None = None, *, tol: float = 1e-6, max_iter: int = 200
+    x: Array, eps: float, a: Array, init: Start = None, *, tol: float = 1e-6, max_iter: int = 200
 ) -> Potentials:
     """Solve the symmetric problem of (x, a) with itself, f = g, by the averaged map.
 
@@ -501,15 +476,24 @@ def self_potentials(
     return _own(x, eps, a, init, tol=tol, max_iter=max_iter).potentials
 
 
+def _cross(pair: Pair, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
+    """Solve the cross problem of a pair; the error of the map T is to be within the tolerance of T − `base`."""
+    X, Y = _Scaled(pair.x, pair.a, eps), _Scaled(pair.y, pair.b, eps)
+    base = X.rows(base / math.sqrt(eps))
+
+    def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
+        clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
+        h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
+        return fixed_point.solve_cross(Kernel(*clouds, drop=_DROP * solver.tol), h, base, solver.tol, max_iter)
+
+    h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
+    solved, precision = _precisely(solve, h, X, Y, solver.tol, solver.max_iter)
+    (f, T), (g, _) = X.everywhere(solved.phi, solved.T, Y, solved.h), Y.everywhere(solved.h, None, X, solved.phi)
+    return _mapped(solved, f, g, T, precision, pair.x, eps)
+
+
 def _own(
-    x: Array,
-    eps: float,
-    a: Array,
-    init: Potentials | None = None,
-    base: Array | None = None,
-    *,
-    tol: float,
-    max_iter: int = 200,
+    x: Array, eps: float, a: Array, init: Start = None, base: Array | None = None, *, tol: float, max_iter: int = 200
 ) -> _Mapped:
     """Solve the symmetric problem; with a `base`, the error of the map T is to be within `tol` of T − `base`."""
     X = _Scaled(x, a, eps)
@@ -517,9 +501,8 @@ def _own(
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         cloud, weights = X.rows(X.x, dtype), X.weights(dtype)
-        kernel = Kernel(cloud, cloud, weights, weights, drop=_DROP * tol)
         h = None if h is None else namespace(h).astype(h, dtype)
-        return fixed_point.solve_own(kernel, h, base, tol, max_iter)
+        return fixed_point.solve_own(Kernel(cloud, cloud, weights, weights, _DROP * tol), h, base, tol, max_iter)
 
     h = None if init is None else X.rows((init.f / eps)[..., None])[..., 0]
     solved, precision = _precisely(solve, h, X, X, tol, max_iter)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ _REFERENCE_ROWS = 2048  # target rows kept for score(): enough for a stable figu
 Known = ArrayLike | Labels | Numbers | None
 
 
+@_io.storable
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """What is carried where, in units of the spread, and what is known of it.
@@ -201,47 +203,8 @@ class Task:
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""
-        code = hashlib.sha256()
-        ends = [z for side in (self.source, self.target) for z in side]
-        pairs = () if self.pairs is None else (self.pairs.rows, self.pairs.weight)
-        for z in (*self.frame, *ends, *pairs, *self.times, *self.snapshots, *_described(self.kinds)):
-            code.update(np.ascontiguousarray(z).data if isinstance(z, np.ndarray) else repr(z).encode())
+        arrays: dict[str, np.ndarray] = {}
+        code = hashlib.sha256(json.dumps(_io.pack("task", self, arrays)).encode())
+        for array in arrays.values():
+            code.update(np.ascontiguousarray(array).data)
         return code.digest()
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the arrays and the JSON of the task that a fitted model remembers."""
-        arrays = {"shift": self.frame.shift, "target": self.target.rows}
-        arrays |= {k: z for k, z in zip(Side._fields, self.source, strict=True) if z is not None}
-        names, kinds = self.features.names, self.kinds
-        if isinstance(kinds, Moments):
-            arrays |= {"kinds.shift": kinds.shift, "kinds.scale": kinds.scale}
-        return arrays, {
-            "scale": self.frame.scale,
-            "shape": self.frame.shape,
-            "n_features": self.features.n,
-            "feature_names": None if names is None else names.tolist(),
-            "times": self.times,
-            "labels": _io.to_json("classes_", kinds.labels) if isinstance(kinds, Classes) else None,
-            "weight": kinds.weight if isinstance(kinds, Moments) else None,
-        }
-
-    @classmethod
-    def of_state(cls, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Self:
-        """Return the task of :meth:`state`."""
-        frame = Frame(arrays["shift"], float(meta["scale"]), tuple(meta["shape"]))
-        names = None if meta["feature_names"] is None else np.array(meta["feature_names"], dtype=object)
-        kinds: Conditions | None = None
-        if meta["labels"] is not None:
-            kinds = Classes(tuple(tuple(label) if isinstance(label, list) else label for label in meta["labels"]))
-        elif meta["weight"] is not None:
-            kinds = Moments(arrays["kinds.shift"], arrays["kinds.scale"], float(meta["weight"]))
-        source = Side(*(arrays.get(k) for k in Side._fields))
-        features = Features(int(meta["n_features"]), names)
-        return cls(frame, features, source, Side(arrays["target"]), kinds, times=tuple(map(float, meta["times"])))
-
-
-def _described(kinds: Conditions | None) -> tuple[Any, ...]:
-    """Return what tells conditions from others."""
-    if isinstance(kinds, Moments):
-        return kinds.shift, kinds.scale, kinds.weight
-    return kinds.labels if isinstance(kinds, Classes) else ()

@@ -19,7 +19,17 @@ from torch import nn
 from nsgf import _checks, _io, diagnostics, samples
 from nsgf._arrays import Array
 from nsgf.conditions import Pairs
-from nsgf.estimators.parameters import Fitted, RandomState, as_rng, fields_of, habits, key_of, stored, with_fields
+from nsgf.estimators.parameters import (
+    Fitted,
+    RandomState,
+    as_rng,
+    fields_of,
+    habits,
+    key_of,
+    packed,
+    unpacked,
+    with_fields,
+)
 from nsgf.learnt import Learnt
 from nsgf.samples import Snapshots
 from nsgf.sinkhorn import sinkhorn_divergence
@@ -259,10 +269,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             Where a parameter has no JSON form, such as a solver that is a plain function.
         """
         check_is_fitted(self)
-        (task, of_task), (learnt, of_learnt) = self._task.state(), self._learnt.state()
-        parameters = {k: stored(k, v) for k, v in self.get_params(deep=False).items()}
-        meta = {"class": type(self).__name__, "parameters": parameters, "task": of_task, "learnt": of_learnt}
-        _io.write(path, learnt | {f"task.{k}": z for k, z in task.items()}, meta)
+        arrays = self._learnt.weights()
+        parameters = {k: packed(k, v, arrays) for k, v in self.get_params(deep=False).items()}
+        values = {"task": self._task, "learnt": self._learnt._replace(networks={})}
+        values = {k: _io.pack(k, v, arrays) for k, v in values.items()}
+        _io.write(path, arrays, {"class": type(self).__name__, "parameters": parameters} | values)
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> Self:
@@ -283,13 +294,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         arrays, meta = _io.read(path)
         if meta.get("class") != cls.__name__:
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
-        given = {} if network is None else {"network": network}
         try:
             with torch.random.fork_rng(devices=[]):
-                given |= {k: _io.from_json(v) for k, v in meta["parameters"].items() if k not in given}
-                model, task = cls().set_params(**given), Task.of_state(_io.below("task", arrays), meta["task"])
-                learnt = Learnt.of_state(arrays, meta["learnt"], model._networks(task, seed=0))  # noqa: SLF001  its own
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                given = {k: unpacked(v, arrays, network) for k, v in meta["parameters"].items()}
+                model = cls().set_params(**given)
+                task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
+                learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
         model.__dict__.update(_task=task, _learnt=learnt, _sampler=as_rng(model.random_state).spawn(2)[1])
         return model

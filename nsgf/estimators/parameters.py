@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from nsgf import _io
 from nsgf.training import Training
 
-__all__ = ["Fitted", "RandomState", "as_rng", "fields_of", "habits", "key_of", "stored", "with_fields"]
+__all__ = ["Fitted", "RandomState", "as_rng", "fields_of", "habits", "key_of", "packed", "unpacked", "with_fields"]
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 _NOT_LEARNT = ("random_state", "verbose", "device")  # change nothing of what is learnt
@@ -65,14 +65,25 @@ def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) ->
     return changed
 
 
-def stored(name: str, value: object) -> Any:
+def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
     """Return the JSON form of a parameter; of a network of the user's own, its name."""
     try:
-        return _io.to_json(name, value)
+        return _io.pack(name, value, arrays)
     except ValueError:
         if isinstance(value, torch.nn.Module):
             return {"module": type(value).__name__}
         raise
+
+
+def unpacked(form: Any, arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None) -> Any:
+    """Return the parameter of a JSON form; `network` in the place of one."""
+    if not (isinstance(form, dict) and form.keys() & {"module", "MLP", "UNet", "OnImages"}):
+        return _io.unpack(form, arrays)
+    if network is None and "module" in form:
+        raise ValueError(
+            f"it was fitted with a network of your own, a {form['module']}: give it, load(path, network=…)"
+        )
+    return _io.unpack(form, arrays) if network is None else network
 
 
 def habits(model: Any) -> Training:
