@@ -173,8 +173,8 @@ def partly_labelled(
         found_x = _guessed(x, y, codes_x, codes_y, blur, solve, rng)
         found_y = _guessed(y, x, codes_y, codes_x, blur, solve, rng)
         common = sorted(set(found_x.tolist()) & set(found_y.tolist()))
-        told = np.where((codes_x == UNKNOWN) & (rng.random(len(x)) < 0.5), found_x, codes_x)  # both are asked for
-        problems = [Problem(x[found_x == k], y[found_y == k], kinds.columns(told[found_x == k])) for k in common]
+        shown = np.where((codes_x == UNKNOWN) & (rng.random(len(x)) < 0.5), found_x, codes_x)  # both are asked for
+        problems = [Problem(x[found_x == k], y[found_y == k], kinds.columns(shown[found_x == k])) for k in common]
         if problems:
             yield problems
 

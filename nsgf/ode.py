@@ -1,6 +1,6 @@
 """Explicit one-step methods for dx/dt = v(x, t).
 
-Each step is a value: ``step(velocity, x, t, h)`` returns the point a time `h` later. ``NFE[step]`` is its number of
+Each step is a value: ``step(velocity, x, t, dt)`` returns the point a time `dt` later. ``NFE[step]`` is its number of
 function evaluations. Every point may have times of its own.
 """
 
@@ -16,30 +16,30 @@ Times = Sequence[float] | Array  # (k,), or (k, n) with the times of every point
 Step = Callable[[VelocityField, Array, Any, Any], Array]
 
 
-def euler(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
-    """Return x + h v(x, t); order 1."""
-    return x + h * velocity(x, t)
+def euler(velocity: VelocityField, x: Array, t: float, dt: float) -> Array:
+    """Return x + dt v(x, t); order 1."""
+    return x + dt * velocity(x, t)
 
 
-def midpoint(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
-    """Return x + h v(x + h/2 v(x, t), t + h/2); order 2."""
-    return x + h * velocity(x + h / 2 * velocity(x, t), t + h / 2)
+def midpoint(velocity: VelocityField, x: Array, t: float, dt: float) -> Array:
+    """Return x + dt v(x + dt/2 v(x, t), t + dt/2); order 2."""
+    return x + dt * velocity(x + dt / 2 * velocity(x, t), t + dt / 2)
 
 
-def heun(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
-    """Return x + h/2 (v₁ + v₂) with v₂ at the Euler point; order 2."""
+def heun(velocity: VelocityField, x: Array, t: float, dt: float) -> Array:
+    """Return x + dt/2 (v₁ + v₂) with v₂ at the Euler point; order 2."""
     v1 = velocity(x, t)
-    v2 = velocity(x + h * v1, t + h)
-    return x + h / 2 * (v1 + v2)
+    v2 = velocity(x + dt * v1, t + dt)
+    return x + dt / 2 * (v1 + v2)
 
 
-def rk4(velocity: VelocityField, x: Array, t: float, h: float) -> Array:
+def rk4(velocity: VelocityField, x: Array, t: float, dt: float) -> Array:
     """Return the classical Runge-Kutta step; order 4."""
     v1 = velocity(x, t)
-    v2 = velocity(x + h / 2 * v1, t + h / 2)
-    v3 = velocity(x + h / 2 * v2, t + h / 2)
-    v4 = velocity(x + h * v3, t + h)
-    return x + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+    v2 = velocity(x + dt / 2 * v1, t + dt / 2)
+    v3 = velocity(x + dt / 2 * v2, t + dt / 2)
+    v4 = velocity(x + dt * v3, t + dt)
+    return x + dt / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
 
 
 STEPS: dict[str, Step] = {step.__name__: step for step in (euler, midpoint, heun, rk4)}

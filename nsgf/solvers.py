@@ -72,6 +72,7 @@ class Potentials(NamedTuple):
 
 
 Start = Potentials | None  # what a solve begins with
+Cloud = tuple[Array, Array]  # points (…, n, d) and their weights (n,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,7 +396,7 @@ class Sinkhorn(Solver):
         The error of the barycentric map T is to be within `tol` of T − x. The clouds may have leading dimensions
         (…, n, d), for a batch of problems of one size with the same weights.
         """
-        return _cross(Pair(x, y, a, b, 0.0, 0.0), eps, self, init, x).potentials
+        return _cross((x, a), (y, b), eps, self, init, x).potentials
 
     def own(self, x: Array, eps: float, a: Array) -> Potentials:
         """Return the potentials of (x, a) with itself, within their share of the tolerance."""
@@ -440,7 +441,8 @@ class Sinkhorn(Solver):
     def _crossed(self, pair: Pair, eps: float, init: Start, own: "_Mapped", share: float) -> tuple["_Mapped", Array]:
         """Return cross potentials within a share of the tolerance, and the velocity."""
         shift = (pair.y_mean - pair.x_mean)[..., None, :]
-        cross = _cross(pair, eps, dataclasses.replace(self, tol=share * self.tol), init, own.T - shift)
+        finer, clouds = dataclasses.replace(self, tol=share * self.tol), ((pair.x, pair.a), (pair.y, pair.b))
+        cross = _cross(*clouds, eps, finer, init, own.T - shift)
         return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
 
 
@@ -476,37 +478,37 @@ def self_potentials(
     return _own(x, eps, a, init, tol=tol, max_iter=max_iter).potentials
 
 
-def _cross(pair: Pair, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
-    """Solve the cross problem of a pair; the error of the map T is to be within the tolerance of T − `base`."""
-    X, Y = _Scaled(pair.x, pair.a, eps), _Scaled(pair.y, pair.b, eps)
-    base = X.rows(base / math.sqrt(eps))
+def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
+    """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
+    xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
+    base = xs.rows(base / math.sqrt(eps))
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-        clouds = X.rows(X.x, dtype), Y.rows(Y.x, dtype), X.weights(dtype), Y.weights(dtype)
+        clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
         h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
         return fixed_point.solve_cross(Kernel(*clouds, drop=_DROP * solver.tol), h, base, solver.tol, max_iter)
 
-    h = None if init is None else Y.rows((init.g / eps)[..., None])[..., 0]
-    solved, precision = _precisely(solve, h, X, Y, solver.tol, solver.max_iter)
-    (f, T), (g, _) = X.everywhere(solved.phi, solved.T, Y, solved.h), Y.everywhere(solved.h, None, X, solved.phi)
-    return _mapped(solved, f, g, T, precision, pair.x, eps)
+    h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
+    solved, precision = _precisely(solve, h, xs, ys, solver.tol, solver.max_iter)
+    (f, T), (g, _) = xs.everywhere(solved.phi, solved.T, ys, solved.h), ys.everywhere(solved.h, None, xs, solved.phi)
+    return _mapped(solved, f, g, T, precision, x_a[0], eps)
 
 
 def _own(
     x: Array, eps: float, a: Array, init: Start = None, base: Array | None = None, *, tol: float, max_iter: int = 200
 ) -> _Mapped:
     """Solve the symmetric problem; with a `base`, the error of the map T is to be within `tol` of T − `base`."""
-    X = _Scaled(x, a, eps)
-    base = None if base is None else X.rows(base / math.sqrt(eps))
+    xs = _Scaled(x, a, eps)
+    base = None if base is None else xs.rows(base / math.sqrt(eps))
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-        cloud, weights = X.rows(X.x, dtype), X.weights(dtype)
+        cloud, weights = xs.rows(xs.x, dtype), xs.weights(dtype)
         h = None if h is None else namespace(h).astype(h, dtype)
         return fixed_point.solve_own(Kernel(cloud, cloud, weights, weights, _DROP * tol), h, base, tol, max_iter)
 
-    h = None if init is None else X.rows((init.f / eps)[..., None])[..., 0]
-    solved, precision = _precisely(solve, h, X, X, tol, max_iter)
-    f, T = X.everywhere(0.5 * (solved.h + solved.phi), solved.T, X, solved.h)  # one more iteration
+    h = None if init is None else xs.rows((init.f / eps)[..., None])[..., 0]
+    solved, precision = _precisely(solve, h, xs, xs, tol, max_iter)
+    f, T = xs.everywhere(0.5 * (solved.h + solved.phi), solved.T, xs, solved.h)  # one more iteration
     return _mapped(solved, f, f, T, precision, x, eps)
 
 
@@ -549,17 +551,17 @@ class _Scaled:
 def _precisely(
     solve: Callable[[Any, Array | None, int], fixed_point.Solution],
     h: Array | None,
-    X: _Scaled,
-    Y: _Scaled,
+    xs: _Scaled,
+    ys: _Scaled,
     tol: float,
     max_iter: int,
 ) -> tuple[fixed_point.Solution, str]:
     """Solve in float32 where its rounding is well within `tol`; go on in float64 where that does not get there."""
-    xp = namespace(X.x)
-    size = max(float(xp.max(half_squares(z))) for z in (X.x, Y.x))
+    xp = namespace(xs.x)
+    size = max(float(xp.max(half_squares(z))) for z in (xs.x, ys.x))
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
-    light = min(float(xp.min(xp.where(z.a > 0, z.a, 1.0))) for z in (X, Y))
+    light = min(float(xp.min(xp.where(z.a > 0, z.a, 1.0))) for z in (xs, ys))
     rounded = fixed_point.rounding(size, xp.float32)
     if tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5:
         solved = solve(xp.float32, h, max_iter)

@@ -158,7 +158,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         kept = task.kept(rng)
         learnt = self._learn(task, rng)
         diagnostics.warn(learnt.report)
-        self._task, self._learnt, self._sampler = kept, learnt, sampler
+        self.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)  # at once, whatever interrupts
         return self
 
     def transform(
@@ -308,7 +308,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name; with `deep`, the fields of values too, as ``training__learning_rate``."""
         parameters = super().get_params(deep=False)
-        return fields_of(parameters | {"training": habits(self)}) | parameters if deep else parameters
+        values = parameters | ({"training": habits(self)} if "training" in parameters else {})
+        return fields_of(values) | parameters if deep else parameters
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by name, or fields of values, as ``training__learning_rate``."""

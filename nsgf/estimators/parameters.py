@@ -88,7 +88,8 @@ def unpacked(form: Any, arrays: Mapping[str, np.ndarray], network: torch.nn.Modu
 
 def habits(model: Any) -> Training:
     """Return the habits of an estimator's training, the defaults where it was given none."""
-    return Training() if model.training is None else model.training
+    training = getattr(model, "training", None)
+    return Training() if training is None else training
 
 
 def key_of(model: Any, fingerprint: bytes) -> str:
