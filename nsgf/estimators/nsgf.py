@@ -147,7 +147,7 @@ class NSGF(BaseFlow):
 
         `n_steps`, times the intervals of a time course; twice as many under a guidance other than 0 and 1.
         """
-        return self.n_steps * max(1, len(self._task.times) - 1)
+        return self.n_steps * (1 if self.times_ is None else len(self.times_) - 1)
 
     def _check(self) -> None:
         learning.check(self, self.n_steps)
