@@ -39,7 +39,7 @@ class Field:
     Parameters
     ----------
     net : torch module
-        Called as ``net(x)``, ``net(x, t)`` or ``net(x, t, c)``; it is copied.
+        Called as ``net(x)``, ``net(x, t)`` or ``net(x, t, c)``; it is copied where it lies elsewhere.
     device : str
         Where it is evaluated.
 
@@ -54,7 +54,7 @@ class Field:
     """
 
     def __init__(self, net: nn.Module, device: str = "cpu") -> None:
-        self.net = copy.deepcopy(net).to(device)
+        self.net = net if matching.device_of(net).type == device else copy.deepcopy(net).to(device)
 
     def __call__(self, x: np.ndarray, *given: "float | np.ndarray") -> np.ndarray:
         """Return the value at x (n, d); times are one or (n,), conditions (n, k)."""

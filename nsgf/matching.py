@@ -23,7 +23,7 @@ from nsgf import _checks, _io
 from nsgf._arrays import to_torch
 from nsgf.training import Training
 
-__all__ = ["Draw", "Matched", "evaluate", "relative_error", "train"]
+__all__ = ["Draw", "Example", "Matched", "device_of", "evaluate", "relative_error", "train"]
 
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
 Draw = Callable[[np.random.Generator], Example]
@@ -84,8 +84,8 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
     progress : callable
         Wraps the range of steps, as ``tqdm`` does.
     ends_early : bool
-        Whether Ctrl-C ends the training with a warning and keeps what has been learnt, or passes through. A checkpoint
-        is written either way.
+        Whether Ctrl-C ends the training with a warning and keeps what has been learnt, if anything, or passes through.
+        A checkpoint is written either way.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
                 if run.n_done % training.checkpoint_every == 0:
                     run.save(rng)
         except KeyboardInterrupt:
-            if not ends_early:
+            if not (ends_early and run.n_done):
                 run.save(rng)
                 raise
             message = f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps"
@@ -233,6 +233,11 @@ class _Run:
         torch.set_rng_state(tensors["torch"])
 
 
+def device_of(net: nn.Module) -> torch.device:
+    """Return where the numbers of a network lie; the CPU for one that has none."""
+    return next(itertools.chain(net.parameters(), net.buffers()), torch.empty(0)).device
+
+
 @torch.inference_mode()
 def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndarray:
     """Return net(x), net(x, t) or net(x, t, c) as float32, for NumPy x (n, d), a time or times (n,), and c (n, k).
@@ -243,7 +248,7 @@ def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndar
     >>> evaluate(MLP(2), np.zeros((3, 2), dtype=np.float32), 0.5).shape
     (3, 2)
     """
-    device = next(net.parameters()).device
+    device = device_of(net)
     columns = [np.broadcast_to(np.float32(s), (len(x), *np.shape(s)[1:])).copy() for s in t]
     inputs = [torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32)) for z in (x, *columns)]
     size = max(1, _CHUNK[device.type] // x.shape[1])

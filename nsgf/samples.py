@@ -81,7 +81,7 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     dtype('float64')
     """
     try:
-        return check_array(_flat(to_numpy(X)), dtype=np.float64, input_name=name, ensure_min_samples=least)
+        return check_array(_flat(to_numpy(X)), dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
 

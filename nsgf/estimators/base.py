@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from nsgf import _checks, _io, diagnostics, samples
-from nsgf._arrays import Array
+from nsgf._arrays import Array, check_widths
 from nsgf.conditions import Pairs
 from nsgf.estimators.parameters import (
     Fitted,
@@ -82,7 +82,10 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
     @abc.abstractmethod
     def _networks(self, task: Task, seed: int) -> dict[str, nn.Module]:
-        """Return the networks by the names of their attributes, untrained, with first weights of that seed."""
+        """Return the networks by the names of their attributes, untrained, with first weights of that seed.
+
+        Raise on a task that the leaf does not know.
+        """
 
     @abc.abstractmethod
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
@@ -256,7 +259,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """
         *_, z = self._path_of(X, y, guidance, None, None)
         frame = self._task.frame
-        target = self._task.target.rows if X_tgt is None else frame.to_unit(samples.rows(X_tgt, "X_tgt", 1))
+        target = self._task.target.rows
+        if X_tgt is not None:
+            y = samples.rows(X_tgt, "X_tgt", 1)
+            check_widths(target, y, ("The target of the fit", "X_tgt"))
+            target = frame.to_unit(y)
         carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
         return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
 

@@ -156,6 +156,8 @@ class NSGFPlusPlus(BaseFlow):
             _checks.count("max_iter", value)
 
     def _networks(self, task: Task, seed: int) -> dict[str, nn.Module]:
+        if task.times:
+            raise ValueError("NSGFPlusPlus has no time courses, because its second phase knows one target; use NSGF.")
         network, shape, k = self.network, task.frame.shape, task.n_conditions
         return {
             "field_": networks.build(network, shape, k, seed),
@@ -164,8 +166,6 @@ class NSGFPlusPlus(BaseFlow):
         }
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
-        if task.times:
-            raise ValueError("NSGFPlusPlus has no time courses, because its second phase knows one target; use NSGF.")
         pooled = learning.filled(self, task, self._steps[0], rng, lines_rng=rng.spawn(1)[0])
         filled, size = pooled.filled, habits(self).batch_size
         history: dict[str, Any] = {"pool_seconds": pooled.seconds}

@@ -99,7 +99,7 @@ def key_of(model: Any, fingerprint: bytes) -> str:
     meant["training"] = repr(dataclasses.replace(habits(model), directory=None, pool_bytes=None, checkpoint_every=1))
     if isinstance(model.random_state, int | np.integer):
         meant["random_state"] = repr(int(model.random_state))
-    key, network = hashlib.sha256(json.dumps(meant, sort_keys=True).encode() + fingerprint), parameters["network"]
+    key, network = hashlib.sha256(json.dumps(meant, sort_keys=True).encode() + fingerprint), parameters.get("network")
     for weight in network.state_dict().values() if isinstance(network, torch.nn.Module) else ():
         key.update(np.ascontiguousarray(weight.detach().cpu().numpy()).data)
     return key.hexdigest()
