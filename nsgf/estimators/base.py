@@ -262,7 +262,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         target = self._task.target.rows
         if X_tgt is not None:
             y = samples.rows(X_tgt, "X_tgt", 1)
-            check_widths(target, y, ("The target of the fit", "X_tgt"))
+            check_widths(y, target, ("X_tgt", "the target of the fit"))
             target = frame.to_unit(y)
         carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
         return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
