@@ -17,7 +17,7 @@ from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, pick_blur, settle, solve_velocity
 from nsgf.solvers import Pair, Solver, pick_solver
 
-__all__ = ["Trajectory", "check_steps", "flow_steps", "sinkhorn_flow", "stack_size", "stacks"]
+__all__ = ["Trajectory", "check_steps", "flow_steps", "sinkhorn_flow", "stacks"]
 
 
 class Trajectory(NamedTuple):
@@ -73,16 +73,11 @@ def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
 
 
-def stack_size(x: Array, y: Array, solve: Solver) -> int:
-    """Return how many flows of this size are best solved at once."""
-    return solve.stack(len(x), len(y), str(device(x)))
-
-
 def stacks(problems: Iterable[Problem], solve: Solver) -> Iterator[Problem]:
     """Yield problems of one size and span that follow each other stacked, as many as are best solved at once."""
     group: list[Problem] = []
     for p in problems:
-        if group and not (len(group) < stack_size(p.x, p.y, solve) and _alike(p, group[0])):
+        if group and not (len(group) < solve.stack(len(p.x), len(p.y), str(device(p.x))) and _alike(p, group[0])):
             yield _stacked(group)
             group = []
         group.append(p)

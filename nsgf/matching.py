@@ -103,12 +103,8 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
         run.restore(rng)
         try:
             for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
-                if run.has_stalled():
+                if not run.goes_on(draw, rng, held_out):
                     break
-                run.step(*draw(rng))
-                run.validate(held_out)
-                if run.n_done % training.checkpoint_every == 0:
-                    run.save(rng)
         except KeyboardInterrupt:
             if not (ends_early and run.n_done):
                 run.save(rng)
@@ -141,6 +137,18 @@ class _Run:
     def n_done(self) -> int:
         return len(self.losses)
 
+    def goes_on(self, draw: Draw, rng: np.random.Generator, held_out: Sequence[Example]) -> bool:
+        """Take one more step, with what is due after it; return False instead where nothing more is to be gained."""
+        if self.has_stalled():
+            return False
+        self.step(*draw(rng))
+        every = self.training.validate_every
+        if held_out and every and self.n_done % every == 0:
+            self.validation.append((self.n_done, relative_error(self.average.module.eval(), held_out)))
+        if self.n_done % self.training.checkpoint_every == 0:
+            self.save(rng)
+        return True
+
     def step(self, inputs: tuple[np.ndarray, ...], target: np.ndarray) -> None:
         """Take one step of the optimiser on a batch."""
         *tensors, wanted = (to_torch(z, self.device) for z in (*inputs, target))
@@ -155,12 +163,6 @@ class _Run:
         self.schedule.step()
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
-
-    def validate(self, held_out: Sequence[Example]) -> None:
-        """Take down the figure of the average, every so many steps."""
-        every = self.training.validate_every
-        if held_out and every and self.n_done % every == 0:
-            self.validation.append((self.n_done, relative_error(self.average.module.eval(), held_out)))
 
     def _mix(self, means: Any, news: Any, _: Any) -> None:
         """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
