@@ -31,7 +31,7 @@ from nsgf.task import Task
 NAME = "cells"
 PACKAGES = ("nsgf", "numpy", "torch", "pot", "scikit-learn", "torchcfm", "rdata", "h5py")
 N_DRAWS = 50
-N_GENES, N_COMPONENTS, KEPT = 1000, 10, 0.8
+N_GENES, N_COMPONENTS, N_LABEL_COMPONENTS, KEPT = 1000, 10, 20, 0.8
 HELD_OUT = (24.0, 48.0)
 MAX_ITER, LEARNING_RATE, EULER_STEPS = 1000, 2e-3, 10
 GRIDS = {
@@ -48,7 +48,6 @@ NAMES = {
     "previous": "previous snapshot, unchanged",
     "next": "next snapshot, unchanged",
 }
-N_LABEL_COMPONENTS = 20
 MAKERS = {
     "real": "real cells that the classifier has not seen",
     "nsgf": "NSGF, defaults",
@@ -166,15 +165,13 @@ def choose(expression, hours, held_out, seeds):
     """
     first, middle, last = sorted(set(np.unique(hours).tolist()) - {held_out})
     inner = fold(expression, hours, [first, last], middle)
-    tried = {}
+    tried = {method: [] for method in GRIDS}
     for method, grid in GRIDS.items():
-        tried[method] = []
         for values in itertools.product(*grid.values()):
             options = dict(zip(grid, values, strict=True))
-            figures = [
-                distances(LEARNT[method](part_of(inner, seed), seed, **options), inner.cells, seed) for seed in seeds
-            ]
-            tried[method].append({"options": options, "w2": float(np.mean([figure["w2"] for figure in figures]))})
+            made = {seed: LEARNT[method](part_of(inner, seed), seed, **options) for seed in seeds}
+            w2 = [distances(cells, inner.cells, seed)["w2"] for seed, cells in made.items()]
+            tried[method].append({"options": options, "w2": float(np.mean(w2))})
             print(held_out, method, tried[method][-1], flush=True)
     return tried
 
@@ -232,20 +229,18 @@ def measure_labels(seed):
     run["n_of_label"] = {str(label): int(np.sum(wanted == label)) for label in np.unique(wanted)}
     run["report"]["max_error"] = repr(run["report"]["max_error"])  # JSON has no infinity
     for maker, cells in made.items():
-        run[maker] = judged(judge.predict(cells) == wanted, wanted) | {
+        right = judge.predict(cells) == wanted
+        of_label = {str(label): float(right[wanted == label].mean()) for label in np.unique(wanted)}
+        run[maker] = {
+            "agreement": float(right.mean()),
+            "balanced": float(np.mean(list(of_label.values()))),
+            "of_label": of_label,
             "w2": metrics.wasserstein(cells, unseen),
             "recall": metrics.precision_recall(unseen, cells).recall,
             "nearer": metrics.memorisation(cells, seen, unseen).nearer,
         }
-        print(seed, maker, {k: v for k, v in run[maker].items() if k != "of_label"}, flush=True)
+        print(seed, maker, run[maker], flush=True)
     return run
-
-
-def judged(right, wanted):
-    """Return how often the classifier was right: over all cells, over labels, and of each label."""
-    of_label = {str(label): float(right[wanted == label].mean()) for label in np.unique(wanted)}
-    balanced = float(np.mean(list(of_label.values())))
-    return {"agreement": float(right.mean()), "balanced": balanced, "of_label": of_label}
 
 
 # %% The tables
@@ -260,17 +255,14 @@ def times_table(found):
         values = [[run[method].get(head.lower(), 1) for run in runs] for method in NAMES]
         columns[head] = page.column(values, form, best, learnt)
     columns["spread"][0] = "1"  # of the floor
-    seconds = [f"{short(m)}: {page.middle([run['seconds'][m] for run in runs], '{:.0f}')}" for m in LEARNT]
+    seconds = {method: page.middle([run["seconds"][method] for run in runs], "{:.0f}") for method in LEARNT}
+    said = "; ".join(f"{NAMES[method].removesuffix(CARRIED)}: {fit}" for method, fit in seconds.items())
     ahead = [sum(run["nsgf"][key] < run["ot-cfm"][key] for run in runs) for key in ("w2", "mmd")]
     return (
         f"{n} cells, {n // 2} of them in a comparison.\n\n{page.table(columns)}\n"
         f"NSGF with the chosen parameters is nearer than OT-CFM with {ahead[0]} of {len(runs)} seeds in W2, with\n"
-        f"{ahead[1]} in MMD. Seconds of a fit, on a machine that had other work as well. {'; '.join(seconds)}.\n"
+        f"{ahead[1]} in MMD. Seconds of a fit, on a machine that had other work as well. {said}.\n"
     )
-
-
-def short(method):
-    return NAMES[method].removesuffix(CARRIED)
 
 
 def choice_table(chosen):
@@ -278,10 +270,10 @@ def choice_table(chosen):
     records = []
     for held_out, methods in chosen.items():
         for method, tried in methods.items():
-            said = ", ".join(f"{k} {v:g}" for k, v in best(tried).items())
-            w2 = [one["w2"] for one in tried]
-            records.append({"t": held_out, "method": short(method), "said": said, "low": min(w2), "high": max(w2)})
-    forms = {"held out": "{t} h", "": "{method}", "chosen": "{said}"}
+            said, w2 = ", ".join(f"{k} {v:g}" for k, v in best(tried).items()), [one["w2"] for one in tried]
+            record = {"t": held_out, "name": NAMES[method].removesuffix(CARRIED), "said": said}
+            records.append(record | {"low": min(w2), "high": max(w2)})
+    forms = {"held out": "{t} h", "": "{name}", "chosen": "{said}"}
     return page.filled(forms | {"W2 of all choices, middle snapshot": "{low:.2f}–{high:.2f}"}, records)
 
 

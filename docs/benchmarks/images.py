@@ -1,17 +1,16 @@
 """Images from noise: NSGF, NSGF++, OT-CFM and FM on one network, one batch size, one optimiser and one wall-clock.
 
 pip install '.[bench]' && pip install --no-deps torchcfm==1.0.7
-python docs/benchmarks/images.py --data mnist --model nsgf++ --device cpu     train one model, add it to images.json
-python docs/benchmarks/images.py --data mnist --model nsgf nsgf++ ot-cfm fm   the whole comparison
-python docs/benchmarks/images.py --data mnist --ablate                        NSGF++ with parts changed
-python docs/benchmarks/images.py                                              write the tables from images.json alone
+python docs/benchmarks/images.py mnist/cpu             the comparison on one data set and device, and its ablation
+python docs/benchmarks/images.py mnist/cpu/nsgf++      train one model, add it to images.json
+python docs/benchmarks/images.py mnist/cpu/ablation    NSGF++ with parts changed
+python docs/benchmarks/images.py                       write the tables from images.json alone
 
 All models carry the same noise, Gaussian with the mean and standard deviation of each pixel, to the training images.
-`--seconds` is what each may train for, the building of a pool and all networks of NSGF++ included; the number of
-optimisation steps that it allows is found by timing some before.
+Each trains for the seconds of its recipe, the building of a pool and all networks of NSGF++ included; how many steps
+they allow is found by timing some before.
 """
 
-import argparse
 import copy
 import functools
 import itertools
@@ -54,25 +53,19 @@ class Recipe(NamedTuple):
     seconds: float
     n_steps: int
     step_size: float
-    nsgf_steps: int
-    nsgf_step_size: float
     minibatch: int
     n_batches: int
-    share: tuple[float, float, float]
+    share: tuple[float, float, float] = (0.06, 0.89, 0.05)
     blur: float = 0.05  # of the spread
-    nsgf_blur: float = 0.15
-    nsgf_n_batches: int = 6
 
 
+NSGF_ALONE = {"n_steps": 5, "step_size": 0.5, "n_batches": 6, "blur": 0.15}
 RECIPES = {
-    ("mnist", "cpu"): Recipe(2, 24, (1, 2), (), 128, 2e-3, 300, 1, 0.1, 5, 0.5, 4096, 15, (0.06, 0.89, 0.05)),
-    ("mnist", "cuda"): Recipe(1, 64, (1, 2, 2), (2,), 256, 5e-4, 1800, 1, 0.1, 5, 0.5, 8192, 30, (0.06, 0.89, 0.05)),
-    ("cifar10", "cuda"): Recipe(
-        1, 128, (1, 2, 2, 2), (1,), 256, 2e-4, 14_400, 1, 0.1, 5, 0.5, 8192, 30, (0.06, 0.89, 0.05)
-    ),
+    ("mnist", "cpu"): Recipe(2, 24, (1, 2), (), 128, 2e-3, 300, 1, 0.1, 4096, 15),
+    ("mnist", "cuda"): Recipe(1, 64, (1, 2, 2), (2,), 256, 5e-4, 1800, 1, 0.1, 8192, 30),
+    ("cifar10", "cuda"): Recipe(1, 128, (1, 2, 2, 2), (1,), 256, 2e-4, 14_400, 1, 0.1, 8192, 30),
 }
-for kind in ("cpu", "cuda"):
-    RECIPES["fashion", kind] = RECIPES["mnist", kind]
+RECIPES |= {("fashion", device): RECIPES["mnist", device] for device in ("cpu", "cuda")}
 RECIPES["cifar10", "cpu"] = RECIPES["mnist", "cpu"]._replace(width=32)
 
 
@@ -147,9 +140,9 @@ def seconds_a_step(contest, net, draw):
     return seconds
 
 
-def pool_seconds(contest, blur, recipe):
+def pool_seconds(contest, blur):
     """Return an estimate of the seconds of the pool and of the flows held out, from the second of two minibatches."""
-    solve = Sinkhorn(tol=1e-2)
+    solve, recipe = Sinkhorn(tol=1e-2), contest.recipe
     scheme = Scheme.descent(blur, recipe.n_steps, recipe.step_size, solve, contest.device)
     drawn = contest.task.minibatches(recipe.minibatch, np.random.default_rng(0), blur, solve, DROPOUT)
     for problems in itertools.islice(drawn, 2):
@@ -163,11 +156,8 @@ def pool_seconds(contest, blur, recipe):
 def estimator(name, contest, seconds):
     """Return the untrained NSGF or NSGF++ whose training takes about that many seconds."""
     recipe, net, line = contest.recipe, contest.network(), contest.peer("fm")
-    if name == "nsgf":
-        own = {"n_steps": recipe.nsgf_steps, "step_size": recipe.nsgf_step_size, "blur": recipe.nsgf_blur}
-        recipe = recipe._replace(**own, n_batches=recipe.nsgf_n_batches)
     blur = recipe.blur * spread(contest.task.target.rows)  # in units
-    left, step = seconds - pool_seconds(contest, blur, recipe), seconds_a_step(contest, net, line.draw)
+    left, step = seconds - pool_seconds(contest, blur), seconds_a_step(contest, net, line.draw)
     options = {
         "blur": blur * contest.task.frame.scale,
         "step_size": recipe.step_size,
@@ -193,15 +183,15 @@ def estimator(name, contest, seconds):
 
 def train(name, contest, seconds):
     """Return the model, trained for about that many seconds, and the figures of its training."""
+    contest = contest._replace(recipe=contest.recipe._replace(**(NSGF_ALONE if name == "nsgf" else {})))
     figures = {"budget": seconds, "recipe": contest.recipe._asdict()}
-    if name in peers.NAMES:
+    if name in ("fm", "ot-cfm"):
         peer, net = contest.peer(name), contest.network()
         n_iter = int(seconds / seconds_a_step(contest, net, peer.draw))
         start = time.perf_counter()
         peer.fit(net.to(contest.device), n_iter, contest.training, SEED)
         return peer, {"seconds": time.perf_counter() - start, **figures, "n_iter": len(peer.loss)}
-    known = {} if contest.labels is None else {"y_tgt": contest.labels}
-    model, spent = peers.fitted(estimator(name, contest, seconds), None, contest.images, **known)
+    model, spent = peers.fitted(estimator(name, contest, seconds), None, contest.images, y_tgt=contest.labels)
     story = {"n_iter": model.n_iter_, "pool_seconds": model.history_["pool_seconds"], "report": model.report_}
     return model, {"seconds": spent, **figures, **story}
 
@@ -219,11 +209,11 @@ def sample(model, n_steps, n, shape, **asked):
 # %% The figures
 
 
-def measure(name, model_name, device, seconds):
+def measure(name, device, model_name):
     """Train one model, and return its figures."""
     images, recipe = data.load(name), RECIPES[name, device]
     contest = Contest.of(images.train, recipe, device)
-    model, figures = train(model_name, contest, seconds or recipe.seconds)
+    model, figures = train(model_name, contest, recipe.seconds)
     truth, figures["distance"] = features(name, images.test, device), {}
     for nfe in (*STRICT.values(), *NFES) if model_name == "nsgf++" else NFES:
         start = time.perf_counter()
@@ -281,7 +271,7 @@ def ablate(name, device, n=2000, nfe=10, part=0.25):
         peers.fitted(model.set_params(verbose=0, max_iter=max_iter), None, contest.images)
         tau = model.predict_time(model.trajectory(noise)[model.n_steps[0]])  # where phase 1 ends
         found = features(name, sample(model, nfe, n, contest.shape), device)
-        row = {"change": ", ".join(f"{k} {v:.3g}" for k, v in change.items()) or "as above"}
+        row = {"change": ", ".join(f"{k} {v:.3g}" for k, v in change.items()) or "nothing"}
         row |= {
             "frechet": metrics.frechet_distance(found, truth),
             "tau": float(tau.mean()),
@@ -310,15 +300,15 @@ ABLATION = {
 
 def entries(part):
     """Yield (name, {what: figure}) of the rows of a table."""
-    for model, name in MODELS.items():
-        if model not in part:
-            yield f"{name}, not measured yet", {}
-            continue
+    for model in (model for model in MODELS if model in part):
         f = part[model]
         frechet = {int(nfe): found["frechet"] for nfe, found in f["distance"].items()}
         quality = dict(zip(("precision", "recall"), f["precision_recall"], strict=True))
         quality |= {"copied": f["memorisation"][0]}
-        yield name, {"n_iter": f["n_iter"], "seconds": f["seconds"], **{n: frechet[n] for n in NFES}, **quality}
+        yield (
+            MODELS[model],
+            {"n_iter": f["n_iter"], "seconds": f["seconds"], **{n: frechet[n] for n in NFES}, **quality},
+        )
         if model == "nsgf++":
             yield "the same, its predictor counted", {nfe: frechet[own] for nfe, own in STRICT.items()}
     if "floor" in part:
@@ -343,41 +333,19 @@ def models_table(part):
 
 
 def tables(result):
-    found, missing = {}, []
-    for name, device in sorted(RECIPES):
-        part = {
-            key.rpartition("/")[2]: p["figures"] for key, p in result.items() if key.startswith(f"{name}/{device}/")
-        }
-        if part:
-            found[f"{name}-{device}"] = models_table(part)
-        else:
-            missing.append(f"{name} on {device}")
+    found = {}
+    for name, device in RECIPES:
+        part = {key.rpartition("/")[2]: f for key, f in result.items() if key.startswith(f"{name}/{device}/")}
+        found |= {f"{name}-{device}": models_table(part)} if part else {}
         if "ablation" in part:
             found[f"{name}-{device}-ablation"] = page.filled(ABLATION, part["ablation"])
-    said = f"Not measured yet: {', '.join(missing)}. Each takes one command,\n"
-    said += "``python docs/benchmarks/images.py --data … --model nsgf nsgf++ ot-cfm fm --device …``.\n"
-    return found | {"missing": said if missing else ""}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=("mnist", "fashion", "cifar10"))
-    parser.add_argument("--model", nargs="*", choices=tuple(MODELS), default=[])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, help="wall-clock of each training; the recipe's by default")
-    parser.add_argument("--ablate", action="store_true")
-    args = parser.parse_args()
-    jobs = {model: functools.partial(measure, args.data, model, args.device, args.seconds) for model in args.model}
-    if args.ablate:
-        jobs["ablation"] = functools.partial(ablate, args.data, args.device)
-    if jobs:
-        jobs["floor"] = functools.partial(floor, args.data, args.device)
-    for key, job in jobs.items():
-        part = f"{args.data}/{args.device}/{key}"
-        page.add(NAME, part, job(), seeds=[SEED], packages=PACKAGES, device=args.device)
-    result = page.read(NAME)
-    page.publish(NAME, tables(result), result.items())
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    jobs = {}
+    for recipe in RECIPES:
+        measures = {model: functools.partial(measure, *recipe, model) for model in MODELS}
+        measures |= {"floor": functools.partial(floor, *recipe), "ablation": functools.partial(ablate, *recipe)}
+        jobs |= {"/".join((*recipe, part)): (lambda _, job=job: job(), [SEED]) for part, job in measures.items()}
+    page.run(NAME, jobs, tables, PACKAGES, __doc__)

@@ -1,16 +1,15 @@
 """Digits on demand: images of the label that is asked for, by NSGF++, OT-CFM and FM on one network and wall-clock.
 
 pip install '.[bench]' && pip install --no-deps torchcfm==1.0.7
-python docs/benchmarks/labelled_images.py --model nsgf++ ot-cfm fm    train, sample, judge, add to labelled_images.json
-python docs/benchmarks/labelled_images.py                             write the tables from labelled_images.json alone
+python docs/benchmarks/labelled_images.py all       train, sample and judge all models, add them to labelled_images.json
+python docs/benchmarks/labelled_images.py nsgf++    one of them
+python docs/benchmarks/labelled_images.py           write the tables from labelled_images.json alone
 
 All 60,000 training images of MNIST and their labels. The judge is ccexam's classifier, which has seen neither model nor
-sample. OT-CFM and FM are torchcfm's; OT-CFM's `guided_sample_location_and_conditional_flow` carries labels along with
-the exact plan of each batch. A function evaluation is one pass of the UNet: guidance other than 0 and 1 needs two a
-step.
+sample.
 """
 
-import argparse
+import functools
 import time
 
 import data
@@ -22,17 +21,17 @@ from nsgf import metrics
 
 NAME = "labelled_images"
 N, N_CLASSES, SEED = 10_000, 10, images.SEED
-SECONDS = 600
+SECONDS = {"nsgf++": 600, "ot-cfm": 620, "fm": 620}  # wall-clock of each training
 RECIPE = images.RECIPES["mnist", "cpu"]._replace(minibatch=8192, n_batches=8)
 GUIDANCES = {5: (1.0,), 10: (0.0, 1.0, 1.5, 2.0, 3.0), 20: (1.0, 2.0)}  # of each number of function evaluations
-NAMES = {model: images.MODELS[model] for model in ("nsgf++", "ot-cfm", "fm")}
+NAMES = {model: images.MODELS[model] for model in SECONDS}
 
 
-def measure(name, seconds):
+def measure(name, _):
     """Train one model, and return its figures."""
     mnist = data.load("mnist")
     contest = images.Contest.of(mnist.train, RECIPE, "cpu", mnist.train_labels.astype(np.int64))
-    model, figures = images.train(name, contest, seconds)
+    model, figures = images.train(name, contest, SECONDS[name])
     judged, asked = data.digit_features(mnist.test), np.arange(N) % N_CLASSES
     figures["runs"] = []
     for n_evaluations, guidances in GUIDANCES.items():
@@ -63,10 +62,12 @@ def compare(made, asked, judged, truth):
     }
 
 
-def floor():
+def floor(_):
     """Return the same figures of real training images: a thousand of each class."""
     mnist, rng = data.load("mnist"), np.random.default_rng(SEED)
-    rows = [rng.choice(np.flatnonzero(mnist.train_labels == k), N // N_CLASSES, replace=False) for k in range(10)]
+    rows = [
+        rng.choice(np.flatnonzero(mnist.train_labels == k), N // N_CLASSES, replace=False) for k in range(N_CLASSES)
+    ]
     rows = np.concatenate(rows)
     real, judged = data.digit_features(mnist.train[rows]), data.digit_features(mnist.test)
     return compare(real, mnist.train_labels[rows], judged, mnist.test_labels) | {
@@ -105,25 +106,13 @@ def digits_table(models, real):
 
 
 def tables(result):
-    models, real = {name: result[name]["figures"] for name in NAMES if name in result}, result["floor"]["figures"]
+    models, real = {name: result[name] for name in NAMES if name in result}, result["floor"]
     trained = [f"{NAMES[name]} {f['n_iter']} steps in {f['seconds']:.0f} s" for name, f in models.items()]
     said = f"Trained, all networks of a model together: {', '.join(trained)}.\n"
     said += f"On real test images the classifier is right in {real['test_agreement']:.2%}.\n"
     return {"trained": said, "runs": runs_table(models, real), "digits": digits_table(models, real)}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="*", choices=tuple(NAMES), default=[])
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="wall-clock of each training")
-    args = parser.parse_args()
-    for name in args.model:
-        page.add(NAME, name, measure(name, args.seconds), seeds=[SEED], packages=images.PACKAGES)
-    if args.model:
-        page.add(NAME, "floor", floor(), seeds=[SEED], packages=images.PACKAGES)
-    result = page.read(NAME)
-    page.publish(NAME, tables(result), result.items())
-
-
 if __name__ == "__main__":
-    main()
+    jobs = {name: (functools.partial(measure, name), [SEED]) for name in NAMES} | {"floor": (floor, [SEED])}
+    page.run(NAME, jobs, tables, images.PACKAGES, __doc__)

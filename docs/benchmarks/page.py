@@ -9,6 +9,7 @@ python docs/benchmarks/page.py    say which pages are to be read again; exit 1 w
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -23,8 +24,7 @@ TABLES = HERE / "tables"
 STALE = """\
 .. warning::
 
-   The figures of this page were measured anew after its sentences were written. The tables are right; what is said of
-   them may not be.
+   The figures of this page were measured anew after its sentences were written: trust the tables.
 """
 
 
@@ -34,9 +34,12 @@ def read(name):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def add(name, part, figures, *, seeds, packages, device="cpu"):
-    """Put the figures of a part into a result file, with all that is to be known of this run."""
-    gpu = "no GPU" if device == "cpu" else sys.modules["torch"].cuda.get_device_name()
+def add(name, part, figures, *, seeds, packages):
+    """Put the figures of a part into a result file, with all that is to be known of this run.
+
+    A part that was measured on a GPU has ``cuda`` in its name.
+    """
+    gpu = sys.modules["torch"].cuda.get_device_name() if "cuda" in part else "no GPU"
     place = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {gpu}, Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version(package)}" for package in packages),
@@ -87,27 +90,37 @@ def column(rows, form="{:.2f}", best=None, rivals=None):
     return texts
 
 
-def origin(parts):
-    """Return the lines that say where, by what and how parts (label, part) were measured, those of one run together."""
+def origin(result):
+    """Return the lines that say where, by what and how parts were measured, those of one run together.
+
+    What follows a comma in the name of a part is left out.
+    """
     runs = {}
-    for label, part in parts:
-        seeds = ", ".join(map(str, part["seeds"]))
-        place = f"Machine: {part['machine'] or 'not recorded'}. Versions: {part['versions'] or 'not recorded'}. "
-        runs.setdefault(f"{place}Seeds: {seeds}. Command: ``{part['command']}``.\n", {})[label] = None
-    labels = [f"*{', '.join(found)}*. " if len(runs) > 1 else "" for found in runs.values()]
-    return "\n".join(label + run for label, run in zip(labels, runs, strict=True))
+    for name, part in result.items():
+        run = f"Machine: {part['machine'] or 'not recorded'}. Versions: {part['versions'] or 'not recorded'}. "
+        run += f"Command: ``{part['command']}``. "
+        runs.setdefault(run, {}).setdefault(name.partition(",")[0], set()).update(part["seeds"])
+    lines = []
+    for run, seeds in runs.items():
+        names = {}
+        for name, some in seeds.items():
+            names.setdefault(", ".join(map(str, sorted(some))), []).append(name)
+        lines.append(run + "Seeds: " + "; ".join(f"{some} ({', '.join(of)})" for some, of in names.items()) + ".\n")
+    return "\n".join(lines)
 
 
 def run(name, jobs, tables, packages, doc):
-    """Measure the parts that the command line names, {part: (job, seeds)}, and write the tables of all parts."""
+    """Measure the parts of {part: (job, seeds)} that the command line names, and write the tables of all parts."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*jobs, "all", []], help="what to measure")
+    parser.add_argument("parts", nargs="*", help=f"what to measure: all, or some of {', '.join(jobs)}")
     wanted = parser.parse_args().parts
-    for part, (job, seeds) in jobs.items():
-        if part in wanted or "all" in wanted:
-            add(name, part, job(seeds), seeds=seeds, packages=packages)
-    result = read(name)
-    publish(name, tables({part: measured["figures"] for part, measured in result.items()}), result.items())
+    chosen = {word: [p for p in jobs if word in ("all", p) or p.startswith(f"{word}/")] for word in wanted}
+    if not all(chosen.values()):
+        parser.error(f"{', '.join(wanted)}: not all of these are parts. There are {', '.join(jobs)}.")
+    for part in dict.fromkeys(itertools.chain(*chosen.values())):
+        job, seeds = jobs[part]
+        add(name, part, job(seeds), seeds=seeds, packages=packages)
+    publish(name, tables)
 
 
 def per_seed(measure, *args):
@@ -115,15 +128,15 @@ def per_seed(measure, *args):
     return lambda seeds: [measure(*args, seed) for seed in seeds]
 
 
-def publish(name, tables, parts):
-    """Write the tables of a page, and the origin of its parts (label, part); say on it where it is to be read again."""
-    TABLES.mkdir(exist_ok=True)
+def publish(name, tables):
+    """Write the tables of a page and the origin of its figures; say on it where it is to be read again."""
+    result = read(name)
     for path in TABLES.glob(f"{name}-*.inc"):
         path.unlink()
     written = f".. Written by docs/benchmarks/{name}.py from {name}.json.\n\n"
-    for part, text in tables.items():
+    for part, text in tables({part: measured["figures"] for part, measured in result.items()}).items():
         (TABLES / f"{name}-{part}.inc").write_text(written + text)
-    (TABLES / f"{name}-origin.inc").write_text(written + origin(parts))
+    (TABLES / f"{name}-origin.inc").write_text(written + origin(result))
     stale = is_stale(name)
     (TABLES / f"{name}.inc").write_text(written + (STALE if stale else ""))
     if stale:

