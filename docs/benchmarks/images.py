@@ -239,12 +239,10 @@ def floor(name, device):
 
 def draw_grid(images, path, n_columns=16, n_rows=6):
     """Write the first images as one small PNG."""
-    import matplotlib.pyplot as plt
-
     n, c, h, w = images.shape
     grid = images[: n_columns * n_rows].reshape(n_rows, n_columns, c, h, w).transpose(0, 3, 1, 4, 2)
     grid = grid.reshape(n_rows * h, n_columns * w, c)
-    plt.imsave(path, 1 - grid[..., 0] if c == 1 else grid, cmap="gray", vmin=0, vmax=1)
+    page.picture(1 - grid[..., 0] if c == 1 else grid, path)
 
 
 def changes(recipe):

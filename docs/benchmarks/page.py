@@ -90,6 +90,14 @@ def column(rows, form="{:.2f}", best=None, rivals=None):
     return texts
 
 
+def picture(pixels, path):
+    """Write an array (h, w) or (h, w, 3) with values in 0 … 1 as a small PNG: in grey, or in 256 colours."""
+    from PIL import Image
+
+    image = Image.fromarray((255 * pixels).round().astype("uint8"))
+    (image.quantize(256, kmeans=5, dither=Image.Dither.NONE) if pixels.ndim == 3 else image).save(path, optimize=True)
+
+
 def origin(result):
     """Return the lines that say where, by what and how parts were measured, those of one run together.
 

@@ -150,13 +150,10 @@ def measure(seed):
 
 def draw(new, truth, shown, rows):
     """Write the picture: source, colour map, UNet, POT and truth, one emoji a column."""
-    import matplotlib.pyplot as plt
-
     lines = [new, shown["colour map"], shown["unet"], shown[f"pot {REGS[-1]:g}"], truth]
     grid = np.stack([z[rows] for z in lines]).transpose(0, 3, 1, 4, 2)  # (lines, h, columns, w, 3)
     grid = np.pad(grid, ((0, 0), (4, 4), (0, 0), (4, 4), (0, 0)), constant_values=1.0)
-    grid = np.round(grid * 31) / 31  # small files
-    plt.imsave(page.HERE / "style.png", grid.reshape(len(lines) * 72, len(rows) * 72, 3))
+    page.picture(grid.reshape(len(lines) * 72, len(rows) * 72, 3), page.HERE / "style.png")
 
 
 def tables(result):

@@ -100,10 +100,8 @@ def error_of(v, exact, least=0.0):
     return float(np.linalg.norm(np.asarray(v, float) - exact) / max(np.linalg.norm(exact), least * len(exact) ** 0.5))
 
 
-# A solver yields (setting, run, run_flow) from loose to tight: run(x, y, blur) gives v, run_flow the path and its v.
-
-
 def of_nsgf(solvers):
+    """Yield (setting, run, run_flow), from loose to tight: run(x, y, blur) gives v, run_flow the path and its v."""
     for solve in solvers:
         yield (
             f"tol {solve.tol:g}",
