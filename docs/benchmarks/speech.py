@@ -1,21 +1,17 @@
 """Speech to text, and English speech to French speech, by unpaired transport with a few known pairs.
 
-python docs/benchmarks/speech.py          measure, write speech.json and the page (17 minutes on two shared cores)
-python docs/benchmarks/speech.py --page   write the page from the JSON alone
-python docs/benchmarks/speech.py --tasks "speech → text"   measure one task again and keep the others
+python docs/benchmarks/speech.py all                measure, and write speech.json and the tables (17 minutes)
+python docs/benchmarks/speech.py "speech → text"    measure one task again and keep the others
+python docs/benchmarks/speech.py                    write the tables from the JSON alone
 """
 
-import argparse
-import json
-import os
-import platform
+import functools
 import statistics
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import data
 import numpy as np
+import page
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -24,18 +20,17 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 
-from nsgf import NSGF, Sinkhorn
+from nsgf import NSGF, Pairs, Sinkhorn
 from nsgf.flow import flow_steps
 from nsgf.minibatches import relations
 from nsgf.sinkhorn import pick_blur
 
-HERE = Path(__file__).parent
+NAME = "speech"
 PACKAGES = ("nsgf", "numpy", "scipy", "pot", "torch", "scikit-learn", "onnxruntime")
 SEEDS, KNOWN, FOLDS = range(5), 0.2, 5
 ENCODERS = [{"width": width, "whiten": whiten} for width in (8, 16, 32) for whiten in (False, True)]
 ALPHAS = np.logspace(-2, 4, 13)
 MAX_ITER = 2000
-COMMAND = "OMP_NUM_THREADS=1 python docs/benchmarks/speech.py"
 
 # %% Prompts and their texts
 
@@ -60,6 +55,7 @@ ITSELF = {  # folder: names that are what is said, with - for a space
     "digits": "at billion dollars hundred million minus oh pound star thousand today tomorrow yesterday",
     "letters": "asterisk dash dollar dot equals plus slash space zed",
 }
+VOICEMAIL = "Family Friends Old Urgent Work and from last message messages no password press"
 SPELT = {
     "de-activated": "deactivated",
     "digits/a-m": "a.m.",
@@ -68,20 +64,7 @@ SPELT = {
     "im-sorry": "I'm sorry",
     "letters/exclaimation-point": "exclamation point",
     "phonetic/9_p": "niner",
-    "vm-Family": "family",
-    "vm-Friends": "friends",
-    "vm-Old": "old",
-    "vm-Urgent": "urgent",
-    "vm-Work": "work",
-    "vm-and": "and",
-    "vm-from": "from",
-    "vm-last": "last",
-    "vm-message": "message",
-    "vm-messages": "messages",
-    "vm-no": "no",
-    "vm-password": "password",
-    "vm-press": "press",
-}
+} | {f"vm-{word}": word.lower() for word in VOICEMAIL.split()}
 NO_SPEECH = ("silence/", "beep", "ascending", "descending", "tt-monkeys", "confbridge-join", "confbridge-leave")
 
 
@@ -124,6 +107,7 @@ def shared(english, french):
     return names
 
 
+@functools.cache
 def tasks():
     """Return {task: (source features, target features)}, whose rows belong together."""
     english, french = data.prompts("en"), data.prompts("fr")
@@ -184,7 +168,7 @@ def procrustes(x, y, known):
 
 def particles(x, y, known):
     """Return x turned, and moved by the Sinkhorn flow that a fit with pairs learns from, without a network."""
-    moved, n_steps, weight = procrustes(x, y, known), 5, NSGF().condition_weight
+    moved, n_steps, weight = procrustes(x, y, known), NSGF().n_steps, Pairs(as_pairs(known)).weight
     places = [weight * x.shape[1] ** 0.5 * r for r in relations(moved, y, as_pairs(known))]
     free, d = np.setdiff1d(np.arange(len(x)), known), x.shape[1]
     lifted = [np.concatenate([z, r], axis=1)[free] for z, r in zip((moved, y), places, strict=True)]
@@ -229,11 +213,8 @@ def ranks(moved, y, asked, candidates):
 
 
 def figures(rank, n):
-    return {
-        "top1": float(np.mean(rank <= 1)),
-        "top5": float(np.mean(rank <= 5)),
-        "median_rank": float(np.median(rank) / n),
-    }
+    top1, top5 = (float(np.mean(rank <= k)) for k in (1, 5))
+    return {"top1": top1, "top5": top5, "median_rank": float(np.median(rank) / n)}
 
 
 def pick_encoder(source, target, known):
@@ -253,8 +234,9 @@ def pick_encoder(source, target, known):
     return ENCODERS[int(np.argmax(scores))]
 
 
-def measure(source, target, seed):
+def measure(task, seed):
     """Return the figures of every method on the pairs that are not known, for one draw of the known ones."""
+    source, target = tasks()[task]
     n = len(source)
     known = np.sort(np.random.default_rng(seed).choice(n, size=round(KNOWN * n), replace=False))
     unknown = np.setdiff1d(np.arange(n), known)
@@ -281,7 +263,7 @@ def measure(source, target, seed):
     }
 
 
-# %% The page
+# %% The tables
 
 METHODS = {
     "ridge": "ridge regression on the known pairs",
@@ -294,142 +276,56 @@ METHODS = {
 ITS_OWN = ("flow", "particles")  # no rivals of the flow with pairs
 ASSIGNED = ("assigned_turned", "assigned_places")
 COLUMNS = ("top1", "top5", "median_rank")
-FINDINGS = """\
-Every method is far above chance and far from useful: at best about one prompt in ten finds its target first. The
-speech embedding was made to spot wake words, and the sentence embedding knows what a word means, not how it sounds.
-
-*Between speech and text the transport does not help.* The differences between NSGF, with the pairs or without, and
-Procrustes on the same pairs are small and of both signs.
-
-*Between two voices the pairs help, for the first places.* NSGF with the pairs finds the right prompt first more than
-twice as often as Procrustes or ridge, and as NSGF without the pairs. The gain is not the flow's own: a one-to-one
-assignment by the places among the known pairs finds about as many, though one by the cosines after Procrustes does not.
-In one draw the known pairs chose encoders of width 8. There every method finds less, NSGF with the pairs less than
-Procrustes, and its solves stopped at their limit of iterations; ``solver=Sinkhorn(tol=1e-2, max_iter=20_000)`` lets
-them converge.
-
-*The median rank is worse after the transport than before it*, in every task and every draw: a source that has gone to
-a wrong target is no longer near its own. For a long list of candidates, use Procrustes or the nearest place.
-
-The network finds as much as the flow that it was trained on, so longer training is not what is missing. One fixed
-set of features was tried; the choice of the encoder is the only one that was made, within the known pairs.
-"""
+TASKS = {  # and what their tables are called
+    "speech → text": "speech-to-text",
+    "text → speech": "text-to-speech",
+    "English voice → French voice": "voice-to-voice",
+}
 
 
-def spread_of(values):
-    low, middle, high = (100 * f(values) for f in (min, statistics.median, max))
-    return f"{middle:.1f} ({low:.1f}–{high:.1f})"
-
-
-def table(runs):
-    """Return the lines of one task's table: percentages, median (range) over the seeds."""
-    n = runs[0]["n_unknown"]
-    rows = [("method", "top-1 %", "top-5 %", "median rank, % of candidates")]
-    rows.append(("chance", f"{100 / n:.1f}", f"{500 / n:.1f}", "50"))
-    for name, words in METHODS.items():
-        rows.append((words, *(spread_of([run["scores"][name][column] for run in runs]) for column in COLUMNS)))
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [f"   {'  -' if k else '* -'} {cell}" for k, cell in enumerate(row)]
-    return [*lines, ""]
-
-
-def ahead(runs, name, other, column):
-    """Return in how many draws one method has the better figure than another."""
-    sign = -1 if column == "median_rank" else 1
-    return sum(sign * (run["scores"][name][column] - run["scores"][other][column]) > 0 for run in runs)
+def percents(runs, name, key):
+    return [100 * run["scores"][name][key] for run in runs]
 
 
 def duel(runs, other):
-    """Return the name of another method, and in how many draws NSGF with pairs is ahead of it."""
-    wins = [ahead(runs, "flow", other, column) for column in COLUMNS]
+    """Return the name of another method, and in how many draws NSGF with pairs has the better figure of each column."""
+    lead = [[run["scores"]["flow"][key] - run["scores"][other][key] for run in runs] for key in COLUMNS]
+    wins = sum(z > 0 for z in lead[0]), sum(z > 0 for z in lead[1]), sum(z < 0 for z in lead[2])
     return f"{METHODS[other]} {wins[0]}, {wins[1]}, {wins[2]}"
 
 
-def encoders_of(runs):
-    chosen = [run["encoder"] for run in runs]
-    return ", ".join(f"{e['width']}{' whitened' if e['whiten'] else ''}" for e in chosen)
+def scores_table(runs):
+    """Return the table of one task: percentages, with the best median of each column in bold."""
+    n = runs[0]["n_unknown"]
+    columns = {"method": ["chance", *METHODS.values()]}
+    for key, head in zip(COLUMNS, ("top-1 %", "top-5 %", "median rank, % of candidates"), strict=True):
+        best = min if key == "median_rank" else max
+        chance = {"top1": f"{100 / n:.1f}", "top5": f"{500 / n:.1f}", "median_rank": "50"}[key]
+        columns[head] = [chance, *page.column([percents(runs, name, key) for name in METHODS], "{:.1f}", best)]
+    return page.table(columns)
 
 
-def page(result):
-    """Return the page that shows the result."""
-    lines = [
-        "Speech, text and another voice",
-        "==============================",
-        "",
-        ".. Written by docs/benchmarks/speech.py from speech.json.",
-        "",
-        "Speech to text, without a recogniser: the embeddings of spoken prompts are carried to the embeddings of",
-        f"texts from {100 * KNOWN:.0f} % known pairs. All prompts and all texts are given to every fit of NSGF; of the",
-        "rest it is not known which belongs to which. The same from text to speech, and from an English voice to a",
-        "French one.",
-        "",
-        "*Data*: the Asterisk voice prompts, 8 kHz, CC-BY-SA. Texts are those that follow from the file names:",
-        "numbers, ordinals, days, months, letters, the phonetic alphabet and short words. The voices share file names;",
-        "tones, silence and repeated sounds are left out. *Features*: openwakeword's speech embedding, its mean over",
-        "each third of a prompt, and the logarithm of the duration; the multilingual Universal Sentence Encoder for",
-        "text.",
-        "",
-        "*Encoders*: principal components, of unit spread, fitted on all samples of a side; the width (8, 16 or 32)",
-        "and whether they are whitened are chosen by ridge and Procrustes within the known pairs, once a draw, and are",
-        "the same for all methods. Then, in a scikit-learn pipeline, a rotation by Procrustes on the known pairs, and",
-        f"``NSGF`` with its default parameters but ``max_iter={MAX_ITER}``. *Figures*: each moved prompt outside the",
-        "known pairs asks for its target among all targets outside the known pairs, by the largest cosine. *Median",
-        "rank* is the place of the right target, as a part of the candidates. *Nearest place* compares how near two",
-        "samples are to each known pair (``minibatches.relations``), which is what a fit with pairs adds to the cost.",
-        f"Median (range) over {len(SEEDS)} draws of the known pairs.",
-        "",
-    ]
-    for task, runs in result["tasks"].items():
-        first, gap = runs[0], [run["reports"]["flow"]["regression_gap"] for run in runs]
-        converged = sum(run["reports"]["flow"]["converged"] for run in runs)
-        one_to_one = [spread_of([run["scores"][k]["top1"] for run in runs]) for k in ASSIGNED]
-        lines += [task, "-" * len(task), ""]
-        lines += [
-            f"{first['n_known']} known pairs, {first['n_unknown']} candidates. Encoders chosen: {encoders_of(runs)}.",
-            f"The network follows its flow to a regression gap of {statistics.median(gap):.3f}; a fit took",
-            f"{statistics.median(run['fit_seconds'] for run in runs):.0f} s.",
-            "",
-            *table(runs),
-            f"Draws of {len(runs)} in which *{METHODS['flow']}* is ahead in top-1, top-5 and median rank, against",
-            "; ".join(duel(runs, other) for other in METHODS if other not in ITS_OWN) + ".",
-            f"Draws in which a solve of that fit did not converge: {len(runs) - converged:.0f}.",
-            "",
-            "Top-1 % where all candidates are given out one to one by the largest sum of the same cosines (SciPy's",
-            f"``linear_sum_assignment``): Procrustes {one_to_one[0]}, nearest place {one_to_one[1]}.",
-            "",
-        ]
-    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    lines += ["What works and what does not", "----------------------------", "", FINDINGS]
-    shared_by = "two tasks measured at a time, beside other work"
-    return "\n".join(
-        [*lines, f"Machine: {result['machine']}; {shared_by}. Versions: {versions}.", f"Command: ``{COMMAND}``.", ""]
+def task_text(runs):
+    """Return the table of one task, and what is to be said of its runs."""
+    first, gap = runs[0], [run["reports"]["flow"]["regression_gap"] for run in runs]
+    converged = sum(run["reports"]["flow"]["converged"] for run in runs)
+    encoders = ", ".join("{width}{}".format(" whitened" * e["whiten"], **e) for e in (run["encoder"] for run in runs))
+    one_to_one = [page.middle(percents(runs, name, "top1"), "{:.1f}") for name in ASSIGNED]
+    return (
+        f"{first['n_known']} known pairs, {first['n_unknown']} candidates. Encoders chosen: {encoders}. The\n"
+        f"network follows its flow to a regression gap of {statistics.median(gap):.3f}; a fit took\n"
+        f"{statistics.median(run['fit_seconds'] for run in runs):.0f} s.\n\n{scores_table(runs)}\n"
+        f"Draws of {len(runs)} in which *{METHODS['flow']}* is ahead in top-1, top-5 and median rank, against\n"
+        f"{'; '.join(duel(runs, other) for other in METHODS if other not in ITS_OWN)}.\n"
+        f"Draws in which a solve of that fit did not converge: {len(runs) - converged:.0f}.\n\n"
+        "Top-1 % where all candidates are given out one to one by the largest sum of the same cosines (SciPy's\n"
+        f"``linear_sum_assignment``): Procrustes {one_to_one[0]}, nearest place {one_to_one[1]}.\n"
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", action="store_true", help="only write the page from the JSON")
-    parser.add_argument("--tasks", nargs="*", help="measure these tasks only")
-    args, path = parser.parse_args(), HERE / "speech.json"
-    for name, (source, target) in {} if args.page else tasks().items():
-        if args.tasks and name not in args.tasks:
-            continue
-        runs = []
-        for seed in SEEDS:
-            runs.append(measure(source, target, seed))
-            print(name, json.dumps(runs[-1]), flush=True)
-        before = json.loads(path.read_text())["tasks"] if path.exists() else {}
-        result = {
-            "command": COMMAND,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
-            "versions": {package: version(package) for package in PACKAGES},
-            "seeds": list(SEEDS),
-            "tasks": before | {name: runs},
-        }
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    (HERE / "speech.rst").write_text(page(json.loads(path.read_text())))
+def tables(result):
+    return {TASKS[name]: task_text(runs) for name, runs in result.items()}
 
 
 if __name__ == "__main__":
-    main()
+    page.run(NAME, {task: (page.per_seed(measure, task), SEEDS) for task in TASKS}, tables, PACKAGES, __doc__)
