@@ -47,3 +47,16 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"nsgf {version}"
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": False, "show_nav_level": 2}
+
+
+def setup(app):
+    """Let the page of changes show the news fragments of the next release."""
+    app.connect("source-read", add_news)
+
+
+def add_news(app, docname, source):
+    """Put the fragments of ``changes/next`` where the page of changes says so."""
+    fragments = sorted(Path(app.srcdir, "changes", "next").glob("*.rst"))
+    if docname == "changes" and fragments:
+        news = "".join(path.read_text() for path in fragments)
+        source[0] = source[0].replace(".. next release", f"Next release\n------------\n\n{news}")
