@@ -17,8 +17,7 @@ them on the particle flow itself, without a network, so that what it shows is du
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nsgf import datasets, metrics, sinkhorn_divergence, sinkhorn_flow
-from nsgf.sinkhorn import spread
+from nsgf import datasets, metrics, sinkhorn_divergence, sinkhorn_flow, spread
 
 FRACTIONS = np.array([0.05, 0.1, 0.15, 0.3, 0.6, 1.2])
 STEPS = [1, 2, 5, 10, 20]

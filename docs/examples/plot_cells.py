@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
-from nsgf import NSGF, metrics
+from nsgf import NSGF, Training, metrics, plots
 
 rng = np.random.default_rng(0)
 days = np.repeat([0.0, 1.0, 2.0, 3.0], 300)
@@ -58,8 +58,9 @@ print(adata)
 # it.
 
 X, day = adata.obsm["X_pca"], adata.obs["day"].to_numpy()
-settings = {"n_steps": 8, "batch_size": 150, "n_batches": 16, "learning_rate": 2e-3, "max_iter": 1000}
-model = NSGF(**settings, random_state=0).fit({t: X[day == t] for t in (0.0, 1.0, 3.0)})
+training = Training(learning_rate=2e-3)
+settings = {"n_steps": 8, "n_batches": 16, "max_iter": 1000, "training": training, "random_state": 0}
+model = NSGF(batch_size=150, **settings).fit({t: X[day == t] for t in (0.0, 1.0, 3.0)})
 print({name: f"{value:.2g}" for name, value in model.report_.items()})
 
 # %%
@@ -101,27 +102,16 @@ for t in (0.0, 1.0, 2.0):
 
 paths = model.trajectory(X[day == 0])  # (17, 300, 10)
 bound = adata.obs["bound_for"][day == 0].to_numpy()
-colours = {"progenitor": "tab:grey", "fate A": "tab:orange", "fate B": "tab:purple"}
 
-figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained", sharex=True, sharey=True)
-points = axes[0].scatter(X[:, 0], X[:, 1], c=day, s=6, cmap="viridis")
-figure.colorbar(points, ax=axes[0], label="day", ticks=[0, 1, 2, 3])
-axes[0].set_title("measured cells")
-axes[1].scatter(X[:, 0], X[:, 1], s=4, color="0.9")
-axes[1].scatter(real[:, 0], real[:, 1], s=10, color="tab:cyan", label="day 2, held out")
-axes[1].scatter(carried[:, 0], carried[:, 1], s=10, marker="x", lw=0.8, color="black", label="carried from day 1")
-axes[1].legend(loc="lower left")
-axes[1].set_title("a day that the model never saw")
-axes[2].scatter(X[:, 0], X[:, 1], s=4, color="0.9")
-for name in ("fate A", "fate B"):
-    some = paths[:, bound == name][:, :60]
-    axes[2].plot(some[..., 0], some[..., 1], color=colours[name], lw=0.6, alpha=0.6)
-    axes[2].scatter(*some[-1, :, :2].T, s=10, color=colours[name], label=f"bound for {name}")
-axes[2].scatter(*paths[0, :, :2].T, s=6, color="black", label="day 0")
-axes[2].legend(loc="lower left")
-axes[2].set_title("from day 0 to day 3")
-for ax in axes:
-    ax.set(xlabel="PC 1", ylabel="PC 2")
+figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True, sharey=True)
+points = axes[0, 0].scatter(*X[:, :2].T, s=6, c=day)
+figure.colorbar(points, ax=axes[0, 0], label="day", ticks=[0, 1, 2, 3])
+plots.plot_samples(**{"all days": X, "day 2, held out": real, "carried from day 1": carried}, ax=axes[0, 1])
+for ax, name in zip(axes[1], ("fate A", "fate B"), strict=True):
+    plots.plot_trajectories(paths[:, bound == name], X, ax=ax)
+titles = ("measured cells", "a day that the model never saw", "bound for fate A", "bound for fate B")
+for ax, title in zip(axes.flat, titles, strict=True):
+    ax.set(title=title, xlabel="PC 1", ylabel="PC 2")
 
 # %%
 # Cells of a type
@@ -130,15 +120,13 @@ for ax in axes:
 # With labels and no source, noise becomes cells of the type that is asked for. They are new cells in the space of the
 # components, which `inverse_transform` of the PCA would take back to genes.
 
-labelled = NSGF(**settings | {"batch_size": 600}, random_state=0).fit(None, X, y_tgt=adata.obs["type"])
-figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharex=True, sharey=True)
+labelled = NSGF(batch_size=600, **settings).fit(None, X, y_tgt=adata.obs["type"])
+
 judge = KNeighborsClassifier(15).fit(X, adata.obs["type"])
-for ax, (name, colour) in zip(axes, colours.items(), strict=True):
-    made, own = labelled.sample(200, random_state=1, y=name), X[adata.obs["type"] == name]
-    ax.scatter(X[:, 0], X[:, 1], s=4, color="0.9")
-    ax.scatter(own[:, 0], own[:, 1], s=8, color=colour, label=f"{name}, measured")
-    ax.scatter(made[:, 0], made[:, 1], s=10, marker="x", lw=0.8, color="black", label="made")
+figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharex=True, sharey=True)
+for ax, name in zip(axes, labelled.classes_, strict=True):
+    made, measured = labelled.sample(200, random_state=1, y=name), X[adata.obs["type"] == name]
+    plots.plot_samples(**{"all cells": X, f"{name}, measured": measured, "made": made}, ax=ax)
     ax.set(xlabel="PC 1", ylabel="PC 2", title=f"{name}: {np.mean(judge.predict(made) == name):.0%} judged right")
-    ax.legend(loc="lower left")
 
 plt.show()

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from nsgf import NSGF, plots
+from nsgf import NSGF, Training, plots
 
 china, flower = (load_sample_image(name) / 255.0 for name in ("china.jpg", "flower.jpg"))  # (427, 640, 3)
 rng = np.random.default_rng(0)
@@ -28,7 +28,8 @@ X_src, X_tgt = (rng.permutation(image.reshape(-1, 3))[:8000] for image in (china
 #
 # The result is clipped to the cube: nothing tells the flow that colours end at 0 and 1.
 
-model = NSGF(batch_size=512, n_batches=8, max_iter=1200, train_batch_size=256, random_state=0).fit(X_src, X_tgt)
+training = Training(batch_size=256)
+model = NSGF(batch_size=512, n_batches=8, max_iter=1200, training=training, random_state=0).fit(X_src, X_tgt)
 carried = model.transform(china.reshape(-1, 3)).clip(0, 1).reshape(china.shape)
 print({name: f"{value:.2g}" for name, value in model.report_.items()})
 

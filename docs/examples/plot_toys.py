@@ -17,13 +17,14 @@ Gaussians to two moons, and draws the two things that were learnt: paths and vel
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nsgf import NSGF, datasets, metrics, plots, sinkhorn_velocity
+from nsgf import NSGF, Training, datasets, metrics, plots, sinkhorn_velocity
 
 rng = np.random.default_rng(0)
 X_src = datasets.eight_gaussians(4000, rng)
 X_tgt = datasets.moons(4000, rng)
 
-model = NSGF(batch_size=512, n_batches=12, max_iter=2500, train_batch_size=256, random_state=0).fit(X_src, X_tgt)
+training = Training(batch_size=256)
+model = NSGF(batch_size=512, n_batches=12, max_iter=2500, training=training, random_state=0).fit(X_src, X_tgt)
 print(f"pool {model.history_['pool_seconds']:.1f} s, training {model.history_['train_seconds']:.1f} s")
 print({name: f"{value:.2g}" for name, value in model.report_.items()})
 

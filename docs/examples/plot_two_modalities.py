@@ -26,7 +26,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
-from nsgf import NSGF
+from nsgf import NSGF, plots
 
 images, labels = load_digits(return_X_y=True)
 images = np.random.default_rng(0).permutation(np.column_stack([images / 16, labels]))
@@ -103,12 +103,11 @@ for name, part in made.items():
 # spread like real parts, and is judged right about as often. The nearest real part is seldom their own: with 90 pairs,
 # neither knows more of a digit than which it is.
 
-shown = np.arange(12)
-figure, axes = plt.subplots(3, len(shown), figsize=(11, 3.4), layout="constrained")
-for line, name in zip(axes, ("the truth", "NSGF with pairs", "ridge"), strict=True):
-    for ax, i in zip(line, shown, strict=True):
-        ax.imshow(np.concatenate([upper[n + i], made[name][i]]).reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
-        ax.axhline(4.5, color="tab:red", lw=0.8)
-        ax.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name)
+names = ("the truth", "NSGF with pairs", "ridge")
+whole = np.concatenate([np.hstack([upper[n:], made[name]])[:12] for name in names]).clip(0, 1)
+figure, ax = plt.subplots(figsize=(11, 3.4), layout="constrained")
+plots.plot_images(whole, (8, 8), n_columns=12, ax=ax)
+for row, name in enumerate(names):
+    ax.text(-2, 9 * row + 4, name, ha="right", va="center")
+    ax.axhline(9 * row + 4.5, color="tab:red", lw=0.8)
 plt.show()

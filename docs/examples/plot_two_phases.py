@@ -29,16 +29,13 @@ seen, unseen = images[:4000], images[4000:]
 
 torch.manual_seed(0)
 model = NSGFPlusPlus(
-    n_steps=2,
-    n_straight_steps=8,
+    n_steps=(2, 8),
     step_size=0.1,
     batch_size=512,
     n_batches=4,
     network=UNet((1, 14, 14), width=16, multipliers=(1, 2), attention=(), n_heads=1),
     max_iter=(100, 1200, 200),
-    learning_rate=3e-3,
-    train_batch_size=64,
-    training=Training(clip=1.0, warmup=50),
+    training=Training(learning_rate=3e-3, batch_size=64, clip=1.0, warmup=50),
     random_state=0,
 ).fit(None, seen)
 print({name: round(float(value), 3) for name, value in model.report_.items()})
@@ -83,7 +80,7 @@ for row, phase in enumerate(["noise", *(f"phase {phase}" for phase in model.phas
 # The predictor reads the time from the image alone. On straight lines between noise and digits its mean error is
 # ``report_["time_error"]``; after phase 1 the times lie near one fifth, because every image has made the same steps.
 
-tau = model.predict_time(path[model.n_steps])
+tau = model.predict_time(path[model.n_steps[0]])
 t = rng.uniform(size=len(unseen))[:, None, None, None]
 on_lines = (1 - t) * noise + t * unseen
 
