@@ -106,12 +106,14 @@ bound = adata.obs["bound_for"][day == 0].to_numpy()
 figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True, sharey=True)
 points = axes[0, 0].scatter(*X[:, :2].T, s=6, c=day)
 figure.colorbar(points, ax=axes[0, 0], label="day", ticks=[0, 1, 2, 3])
-plots.plot_samples(**{"all days": X, "day 2, held out": real, "carried from day 1": carried}, ax=axes[0, 1])
+plots.plot_samples(**{"day 2, held out": real, "carried from day 1": carried}, ax=axes[0, 1])
 for ax, name in zip(axes[1], ("fate A", "fate B"), strict=True):
     plots.plot_trajectories(paths[:, bound == name], X, ax=ax)
 titles = ("measured cells", "a day that the model never saw", "bound for fate A", "bound for fate B")
 for ax, title in zip(axes.flat, titles, strict=True):
     ax.set(title=title, xlabel="PC 1", ylabel="PC 2")
+for ax in axes.flat[1:]:
+    ax.legend(loc="lower left", markerscale=3)
 
 # %%
 # Cells of a type
@@ -126,7 +128,8 @@ judge = KNeighborsClassifier(15).fit(X, adata.obs["type"])
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharex=True, sharey=True)
 for ax, name in zip(axes, labelled.classes_, strict=True):
     made, measured = labelled.sample(200, random_state=1, y=name), X[adata.obs["type"] == name]
-    plots.plot_samples(**{"all cells": X, f"{name}, measured": measured, "made": made}, ax=ax)
+    plots.plot_samples(measured=measured, made=made, ax=ax)
     ax.set(xlabel="PC 1", ylabel="PC 2", title=f"{name}: {np.mean(judge.predict(made) == name):.0%} judged right")
+    ax.legend(loc="lower left", markerscale=3)
 
 plt.show()
