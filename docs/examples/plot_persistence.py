@@ -30,8 +30,8 @@ ring = 1.7 * np.stack([np.cos(t), np.sin(t)], axis=1) + rng.normal(scale=0.03, s
 height = (13 * np.cos(s) - 5 * np.cos(2 * s) - 2 * np.cos(3 * s) - np.cos(4 * s)) / 16
 heart = np.stack([np.sin(s) ** 3, height], axis=1)
 
-training = Training(batch_size=256)
-model = NSGF(blur=0.06, batch_size=1000, n_batches=4, max_iter=500, training=training, random_state=0)
+training = Training(batch_size=128)
+model = NSGF(blur=0.06, batch_size=1000, n_batches=4, max_iter=400, training=training, random_state=0)
 search = GridSearchCV(model, {"training__learning_rate": [2e-4, 2e-3, 2e-2]}, cv=2).fit(ring, heart)
 for tried, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
     print(tried, f"score {score:.4f}")
