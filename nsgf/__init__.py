@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from nsgf.solvers import Solver as Solver
     from nsgf.training import Training as Training
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
     "conditions": ("Labels", "Numbers", "Pairs"),

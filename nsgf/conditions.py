@@ -240,10 +240,10 @@ def describe(y: "ArrayLike | Labels | Numbers", name: str) -> Conditions:
     return Classes(_sorted(dict.fromkeys(labels)))
 
 
-Known = tuple[Conditions | None, np.ndarray | None, np.ndarray | None]
+Described = tuple[Conditions | None, np.ndarray | None, np.ndarray | None]
 
 
-def of_both(n: int | None, m: int, y_src: Any, y_tgt: Any) -> Known:
+def of_both(n: int | None, m: int, y_src: Any, y_tgt: Any) -> Described:
     """Return what the conditions of `n` source samples (None for noise) and `m` targets are, and the codes of both."""
     if y_tgt is None:
         if y_src is not None:

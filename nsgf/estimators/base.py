@@ -255,7 +255,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         X_tgt : array-like of shape (m, d), optional
             Target samples; by default up to 2048 of those that the estimator was fitted on.
         y, guidance : optional
-            As in :meth:`transform`.
+            As in :meth:`transform`. Without `y`, a model with conditions carries by the field without them.
         """
         *_, z = self._path_of(X, y, guidance, None, None)
         frame = self._task.frame
@@ -303,12 +303,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
-                given = {k: unpacked(v, arrays, network) for k, v in meta["parameters"].items()}
-                model = cls().set_params(**given)
+                model = cls().set_params(**unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
         except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
+        except LookupError as error:
+            raise ValueError(f"{os.fspath(path)!r} {error}") from None
         model.__dict__.update(_task=task, _learnt=learnt, _sampler=as_rng(model.random_state).spawn(2)[1])
         return model
 

@@ -71,19 +71,19 @@ def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
         return _io.pack(name, value, arrays)
     except ValueError:
         if isinstance(value, torch.nn.Module):
-            return {"module": type(value).__name__}
+            return {"module": type(getattr(value, "net", value)).__name__}
         raise
 
 
-def unpacked(form: Any, arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None) -> Any:
-    """Return the parameter of a JSON form; `network` in the place of one."""
-    if not (isinstance(form, dict) and form.keys() & {"module", "MLP", "UNet", "OnImages"}):
-        return _io.unpack(form, arrays)
-    if network is None and "module" in form:
-        raise ValueError(
-            f"it was fitted with a network of your own, a {form['module']}: give it, load(path, network=…)"
-        )
-    return _io.unpack(form, arrays) if network is None else network
+def unpacked(
+    forms: Mapping[str, Any], arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None
+) -> dict[str, Any]:
+    """Return the parameters of their JSON forms, with `network` in the place of one that was given."""
+    given = {} if network is None else {"network": network}
+    own = forms.get("network")
+    if network is None and isinstance(own, dict) and "module" in own:
+        raise LookupError(f"was fitted with a network of your own, {own['module']}: give it, load(path, network=…).")
+    return {k: _io.unpack(form, arrays) for k, form in forms.items() if k not in given} | given
 
 
 def habits(model: Any) -> Training:
