@@ -10,9 +10,11 @@ from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 from strategies import seeds
 
-from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, datasets, metrics, minibatches
-from nsgf.conditions import Conditions
-from nsgf.flow import batches, flow_steps
+from nsgf import NSGF, NSGFPlusPlus, Numbers, Pairs, Sinkhorn, Training, metrics, minibatches
+from nsgf.conditions import Classes, describe
+from nsgf.field import Field
+from nsgf.flow import flow_steps, stacks
+from nsgf.minibatches import Side
 from nsgf.sinkhorn import sinkhorn_velocity
 
 QUICK = {"max_iter": 300, "n_batches": 4, "batch_size": 150, "device": "cpu", "random_state": 0}
@@ -28,8 +30,11 @@ def labelled_sample(n=600, seed=0, names="abc"):
     return CENTRES[codes] + 0.3 * rng.normal(size=(n, 2)), np.array(list(names), dtype=object)[codes]
 
 
+KINDS = Classes((0, 1, 2))
+
+
 def columns(codes):
-    return Conditions(tuple(range(3))).columns(np.asarray(codes))
+    return KINDS.columns(np.asarray(codes))
 
 
 # %% Minibatches
@@ -41,14 +46,14 @@ def test_a_labelled_flow_is_the_flow_of_each_class_by_itself(seed, n):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, n, 2)).astype(np.float32)
     own, other = (np.concatenate([np.arange(3), rng.integers(3, size=n - 3)]) for _ in range(2))
-    drawn = minibatches.labelled(x, own, y, other, columns, n, np.random.default_rng(seed))
+    drawn = minibatches.labelled(Side(x, own), Side(y, other), KINDS, n, np.random.default_rng(seed))
     solve = Sinkhorn(tol=1e-4)
     for p in next(drawn):
         k = int(p.c[0].argmax())
         assert {tuple(row) for row in p.x} <= {tuple(row) for row in x[own == k]}
         assert {tuple(row) for row in p.y} <= {tuple(row) for row in y[other == k]}
         assert (p.c == columns([k])).all()
-    together = list(batches(next(drawn), solve))  # stacked where sizes are equal
+    together = list(stacks(next(drawn), solve))  # stacked where sizes are equal
     alone = [sinkhorn_velocity(x_k, y_k, 0.5, solver=solve) for p in together for x_k, y_k in single(p)]
     at_once = [v for p in together for v in velocities(p, solve)]
     for v, res in zip(at_once, alone, strict=True):
@@ -70,8 +75,8 @@ def test_noise_is_dealt_to_classes_in_proportion(seed):
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1, 2], [100, 200, 700])
     y = rng.normal(size=(1000, 2)).astype(np.float32)
-    source = datasets.noise(np.zeros(2), np.ones(2))
-    (*problems,) = next(minibatches.labelled(source, None, y, labels, columns, 200, rng))
+    source = Side(scale=np.ones(2))
+    (*problems,) = next(minibatches.labelled(source, Side(y, labels), KINDS, 200, rng))
     assert [len(p.x) for p in problems] == [len(p.y) for p in problems] == [20, 40, 140]
     assert abs(np.concatenate([p.x for p in problems]).mean()) < 0.5
 
@@ -82,7 +87,9 @@ def test_a_row_of_unknown_label_takes_that_of_its_partner_in_the_plan():
     codes = np.searchsorted(["a", "b", "c"], names.astype(str))
     x, own = y + 0.05 * rng.normal(size=y.shape), codes.copy()
     own[::3] = -1
-    drawn = minibatches.partly_labelled(x, own, y, codes, columns, 300, rng, 0.2, Sinkhorn())
+    drawn = minibatches.partly_labelled(
+        Side(x, own), Side(y, codes), KINDS, 300, rng, blur=0.2, solve=Sinkhorn()
+    )
     problems = next(drawn)
     assert sum(len(p.x) for p in problems) > 290
     for p in problems:
@@ -95,9 +102,9 @@ def test_continuous_conditions_lift_the_cost_and_stay():
     rng = np.random.default_rng(0)
     c = rng.uniform(-1, 1, size=(200, 1))
     y = np.concatenate([c, c**2], axis=1).astype(np.float32)
-    source = datasets.noise(np.zeros(2), np.ones(2))
-    kinds = Conditions.of(c, "y")
-    drawn = minibatches.conditioned(source, None, y, kinds.read(c, "y", 200), kinds.columns, 200, 10.0, rng)
+    source = Side(scale=np.ones(2))
+    kinds = describe(Numbers(c, weight=10.0), "y")
+    drawn = minibatches.conditioned(source, Side(y, kinds.codes(c, "y", 200)), kinds, 200, rng)
     ((p),) = next(drawn)
     first, second = flow_steps(p.x, p.y, 0.3, 2, 1.0, Sinkhorn(), n_fixed=1)
     np.testing.assert_array_equal(first[0][:, 2:], second[0][:, 2:])
@@ -116,10 +123,10 @@ def test_places_among_pairs_do_not_change_with_the_space():
 def test_a_known_pair_is_a_problem_of_its_own():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 30, 2)).astype(np.float32)
-    pairs = np.array([[0, 29], [5, 3]])
-    free, *known = next(minibatches.anchored(x, y, pairs, 30, 1.0, rng))
+    pairs = Pairs(np.array([[0, 29], [5, 3]]), weight=1.0)
+    free, *known = next(minibatches.anchored(Side(x), Side(y), pairs, 30, rng))
     assert len(free.x) == len(free.y) == 28
-    for p in batches(known, Sinkhorn()):
+    for p in stacks(known, Sinkhorn()):
         ((_, res),) = flow_steps(p.x, p.y, 0.5, 1, 1.0, Sinkhorn())
         np.testing.assert_allclose(p.x + res.v, p.y, atol=1e-5)
 
@@ -149,25 +156,17 @@ def test_samples_have_the_label_that_is_asked_for(conditional):
 @settings(max_examples=5)
 def test_guidance_mixes_the_two_fields(conditional, w):
     x, c = np.random.default_rng(0).normal(size=(2, 20, 2)).astype(np.float32)[0], columns([1] * 20)
-    fields = {}
-    for guidance in (0.0, 1.0, w):
-        conditional.set_params(guidance=guidance)
-        fields[guidance] = conditional._guided(conditional.field_, c)(x, 0.0)
-    plain = conditional._on_device(conditional.field_)
-    conditional.set_params(guidance=1.0)
+    plain = Field(conditional.field_)
+    fields = {guidance: plain.guided(c, guidance)(x, 0.0) for guidance in (0.0, 1.0, w)}
     np.testing.assert_array_equal(fields[0.0], plain(x, 0.0, np.zeros_like(c)))
     np.testing.assert_array_equal(fields[1.0], plain(x, 0.0, c))
     np.testing.assert_allclose(fields[w], (1 - w) * fields[0.0] + w * fields[1.0], atol=1e-4)
 
 
-def test_guidance_of_zero_and_one_cost_one_evaluation_a_step_and_others_two(conditional):
-    n = conditional.n_evaluations
-    assert conditional.set_params(guidance=0.0).n_evaluations == n
-    assert conditional.set_params(guidance=2.0).n_evaluations == 2 * n
+def test_guidance_of_one_follows_the_condition_and_of_zero_none(conditional):
     x = np.zeros((3, 2))
-    free = conditional.set_params(guidance=0.0).transform(x, "a")
-    np.testing.assert_allclose(free, conditional.transform(x), atol=1e-6)
-    conditional.set_params(guidance=1.0)
+    np.testing.assert_array_equal(conditional.transform(x, "a", guidance=1), conditional.transform(x, "a"))
+    np.testing.assert_allclose(conditional.transform(x, "a", guidance=0.0), conditional.transform(x), atol=1e-6)
 
 
 def test_a_conditional_model_survives_its_file(conditional, tmp_path):
@@ -306,12 +305,10 @@ def test_what_does_not_fit_is_named(arguments, options, words):
 def test_what_a_model_without_conditions_is_asked_for_is_refused():
     with pytest.raises(ValueError, match="use NSGF"):
         NSGFPlusPlus(**QUICK).fit({0.0: X, 1.0: Y})
-    with pytest.raises(ValueError, match="guidance='strong'"):
-        NSGF(**QUICK | {"guidance": "strong"}).fit(X, Y)
-    with pytest.raises(ValueError, match="condition_weight=0"):
-        NSGF(**QUICK | {"condition_weight": 0}).fit(X, Y)
-    with pytest.raises(ValueError, match="condition_dropout=1"):
-        Training(condition_dropout=1)
+    with pytest.raises(ValueError, match="weight=0 must be positive"):
+        Numbers([1.0], weight=0)
+    with pytest.raises(ValueError, match="weight=-1 must be positive"):
+        Pairs([(0, 0)], weight=-1)
 
 
 @ignore_report
@@ -321,6 +318,8 @@ def test_a_plain_model_refuses_conditions_at_transform():
         model.transform(X, "a")
     with pytest.raises(ValueError, match="belong to a time course"):
         model.transform(X, t1=2.0)
+    with pytest.raises(ValueError, match="guidance='strong' must be a number"):
+        model.transform(X, guidance="strong")
 
 
 @pytest.mark.parametrize(
@@ -334,9 +333,9 @@ def test_a_plain_model_refuses_conditions_at_transform():
     ],
 )
 def test_labels_of_any_kind_are_read(labels):
-    kinds = Conditions.of(labels, "y")
-    assert len(kinds.classes) == 2
-    codes = kinds.read(labels, "y", 3)
+    kinds = describe(labels, "y")
+    assert len(kinds.labels) == 2
+    codes = kinds.codes(labels, "y", 3)
     assert codes[1] == -1
     assert {codes[0], codes[2]} == {0, 1}
     np.testing.assert_array_equal(kinds.columns(codes).sum(axis=1), [1, 0, 1])
@@ -385,8 +384,8 @@ def test_a_time_just_below_the_last_is_in_the_course():
 
 def test_a_class_that_is_called_minus_one_is_pointed_out():
     with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
-        assert Conditions.of([1, -1, 1, -1], "y_tgt").classes == (1,)
-    assert Conditions.of(pd.Series([1, None, 1], dtype="Int64"), "y_tgt").classes == (1,)
+        assert describe([1, -1, 1, -1], "y_tgt").labels == (1,)
+    assert describe(pd.Series([1, None, 1], dtype="Int64"), "y_tgt").labels == (1,)
 
 
 @pytest.mark.slow
@@ -397,12 +396,11 @@ def test_digits_are_those_that_were_asked_for():
     seen, others = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
     z = PCA(30, random_state=0).fit(images[seen] / 255).transform(images / 255)
     judge = SVC().fit(z[others], labels[others])
-    options = {"n_steps": 1, "step_size": 0.3, "n_straight_steps": 4, "max_iter": (200, 1000, 200)}
-    sizes = {"batch_size": 1250, "n_batches": 4, "learning_rate": 2e-3, "device": "cpu", "random_state": 0}
-    model = NSGFPlusPlus(guidance=1.5, **options, **sizes).fit(None, z[seen], y_tgt=labels[seen])
-    assert model.n_evaluations == 10
+    options = {"n_steps": (1, 4), "step_size": 0.3, "max_iter": (200, 1000, 200)}
+    sizes = {"batch_size": 1250, "n_batches": 4, "training": Training(learning_rate=2e-3), "device": "cpu"}
+    model = NSGFPlusPlus(random_state=0, **options, **sizes).fit(None, z[seen], y_tgt=labels[seen])
     asked = np.arange(1000) % 10
-    made = model.sample(1000, random_state=1, y=asked)
+    made = model.sample(1000, random_state=1, y=asked, guidance=1.5)
     assert np.mean(judge.predict(made) == asked) >= min(0.97, judge.score(z[seen], labels[seen]))
     spreads = [np.sqrt(x.var(axis=0).sum()) for x in (made, z[seen])]
     assert 0.8 < spreads[0] / spreads[1] < 1.2

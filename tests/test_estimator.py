@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nsgf import NSGF, POT, datasets, metrics
 from nsgf.networks import MLP
+from nsgf.task import Task
 
 QUICK = {"max_iter": 400, "n_batches": 4, "batch_size": 128, "n_steps": 3, "device": "cpu", "random_state": 0}
 
@@ -123,7 +124,8 @@ def test_noise_has_the_mean_and_scale_of_the_data():
     rng = np.random.default_rng(0)
     X = np.array([5.0, -3.0, 7.0]) + np.array([1.0, 10.0, 0.0]) * rng.normal(size=(500, 3))
     model = NSGF(**QUICK | {"max_iter": 1000, "blur": 5.0}).fit(None, X)
-    start = model.shift_ + model.scale_ * model._source()(4000, rng)
+    task = Task.of(None, X)
+    start = task.frame.to_data(task.draw(4000, None, rng)[0])
     np.testing.assert_allclose(start.mean(axis=0), X.mean(axis=0), atol=0.5)
     np.testing.assert_allclose(start.std(axis=0), X.std(axis=0), rtol=0.05, atol=1e-6)
     assert model.sample(7).shape == (7, 3)
@@ -201,8 +203,7 @@ def bad(**changes):
         ({"batch_size": 1}, "batch_size=1 must be"),
         ({"n_batches": 0}, "n_batches=0 must be"),
         ({"max_iter": 0}, "max_iter=0 must be"),
-        ({"learning_rate": 0}, "learning_rate=0 must be"),
-        ({"train_batch_size": "all"}, "train_batch_size='all' must be"),
+        ({"training": "fast"}, "training='fast' must be"),
         ({"network": "resnet"}, "network='resnet' is unknown; choose"),
         ({"solver": "newton"}, "solver='newton' is unknown; choose"),
         ({"device": "tpu"}, "device='tpu' is unknown; choose"),
@@ -306,12 +307,11 @@ def test_names_noise_solvers_and_networks_survive_the_file(tmp_path):
     net = MLP(2, width=32, depth=2)
     model = NSGF(**QUICK | {"network": net, "solver": POT(tol=1e-3), "blur": 2.0, "max_iter": 800}).fit(None, X)
     model.save(tmp_path / "m")
-    loaded = NSGF.load(tmp_path / "m", network=MLP(2, width=32, depth=2))
+    loaded = NSGF.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
     assert loaded.solver == POT(tol=1e-3)
     assert list(loaded.feature_names_in_) == ["a", "b"]
-    with pytest.raises(ValueError, match="network"):
-        NSGF.load(tmp_path / "m")
+    assert (loaded.network.width, loaded.network.depth) == (32, 2)
 
 
 def test_a_model_pickles(fitted):

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from strategies import Problem, problems, random_gaussian, seeds, weights
 
 from nsgf import POT, Sinkhorn, datasets, kernel, minibatches, sinkhorn_divergence, sinkhorn_velocity, solvers
-from nsgf.flow import batches, flow_steps
+from nsgf.flow import flow_steps, stacks
 from nsgf.kernel import Kernel, neighbours
 
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -115,7 +115,7 @@ def test_no_wrong_number_is_silent(problem, dtype):
 def test_a_batch_agrees_with_its_problems_one_by_one(dtype):
     pairs = [clouds(60, 50, dtype, seed) for seed in range(5)]
     solve = Sinkhorn(tol=1e-5)
-    ((x, y, *_),) = batches([minibatches.Problem(*pair) for pair in pairs], solve)
+    ((x, y, *_),) = stacks([minibatches.Problem(*pair) for pair in pairs], solve)
     for k, (_, batch) in enumerate(flow_steps(x, y, 0.5, 3, 0.5, solve)):
         for i, pair in enumerate(pairs):
             _, single = list(flow_steps(*pair, 0.5, 3, 0.5, solve))[k]
@@ -169,7 +169,7 @@ def test_float32_that_cannot_reach_a_tolerance_gives_way_to_float64():
 
 def test_a_limit_of_iterations_is_kept_and_flagged():
     x, y = clouds()
-    with pytest.warns(ConvergenceWarning, match=r"above tol=0.001.*nsgf.Sinkhorn\(max_iter"):
+    with pytest.warns(ConvergenceWarning, match=r"above tol=0.001.*solver=Sinkhorn\(max_iter"):
         res = sinkhorn_velocity(x, y, 0.05, solver=Sinkhorn(max_iter=5))
     assert not res.converged
     assert res.potentials.n_iter <= 5

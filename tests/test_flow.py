@@ -21,7 +21,9 @@ from nsgf import (
     sinkhorn_flow,
     sinkhorn_velocity,
 )
-from nsgf.flow import Lines, flow_steps, minibatch_gap
+from nsgf.diagnostics import minibatch_gap
+from nsgf.flow import flow_steps
+from nsgf.pool import Lines
 
 
 def clouds(n=60, m=80, seed=0):
@@ -79,12 +81,10 @@ def test_the_pool_draws_rows_that_belong_together():
     pool, rng = TrajectoryPool(10, 1), np.random.default_rng(0)
     for t in (0.0, 1.0):
         x = rng.normal(size=(5, 1))
-        pool.add(t, x, 2 * x + t)
+        pool.renew(t, x, 2 * x + t)
     t, x, v = pool.draw(1000, rng)
     np.testing.assert_allclose(v[:, 0], 2 * x[:, 0] + t, rtol=1e-6)
     assert len(np.unique(x)) == 10 == len(pool)
-    with pytest.raises(ValueError, match="do not fit"):
-        pool.add(0.0, x, v)
 
 
 def test_a_full_pool_renews_its_oldest_rows():
@@ -100,7 +100,7 @@ def test_a_pool_on_disk_has_the_rows_of_one_in_memory_to_half_precision_and_open
     x, v = rng.normal(size=(2, 6, 3))
     for pool in pools:
         pool.certify(0.25, False)
-        pool.add(0.5, x, v)
+        pool.renew(0.5, x, v)
     again = TrajectoryPool(10, 3, tmp_path)
     assert (len(again), again.error, again.converged) == (6, 0.25, False)
     for kept, exact in zip(again.rows, pools[0].rows, strict=True):
@@ -150,7 +150,7 @@ def test_lines_join_translated_clouds_point_by_point(n_flows):
     x = x + 0.1 * rng.normal(size=(40, 2) if n_flows is None else (n_flows, 40, 2))
     shift = np.array([5.0, -1.0]) if n_flows is None else rng.normal(size=(n_flows, 1, 2))
     ((_, res),) = flow_steps(x, x + shift, 0.05, 1, 1.0, Sinkhorn(tol=1e-6))
-    lines = Lines(x.size // 2, 2, rng=rng)
+    lines = Lines(TrajectoryPool(x.size // 2, 2), rng)
     lines.add(x, res)
     (x_t, t), u = lines.draw(500, rng)
     starts, shifts = x.reshape(-1, 2), np.broadcast_to(shift, x.shape).reshape(-1, 2)
@@ -162,13 +162,13 @@ def test_lines_join_translated_clouds_point_by_point(n_flows):
 
 def test_lines_that_go_on_are_those_of_an_unbroken_run(tmp_path):
     steps = [next(flow_steps(*clouds(20, 20, seed), 1.0, 1, 1.0, Sinkhorn())) for seed in range(3)]
-    unbroken = Lines(60, 2, rng=np.random.default_rng(0))
+    unbroken = Lines(TrajectoryPool(60, 2), np.random.default_rng(0))
     for step in steps:
         unbroken.add(*step)
-    broken = Lines(60, 2, tmp_path, rng=np.random.default_rng(0))
+    broken = Lines(TrajectoryPool(60, 2, tmp_path), np.random.default_rng(0))
     for step in steps[:2]:
         broken.add(*step)
-    again = Lines(60, 2, tmp_path, rng=np.random.default_rng(0))
+    again = Lines(TrajectoryPool(60, 2, tmp_path), np.random.default_rng(0))
     again.go_on_from(20)  # the second flow was cut short
     for step in steps[1:]:
         again.add(*step)

@@ -31,8 +31,9 @@ def network(**options):
         return MLP(2, **{"width": 32, "depth": 2} | options)
 
 
-def matched(n_iter=200, training=Training(), **hooks):  # noqa: B008  immutable
-    return train(network(), draw, np.random.default_rng(0), n_iter, 1e-2, training, **hooks)
+def matched(n_iter=200, habits=None, **hooks):
+    training = Training(**{"learning_rate": 1e-2} | (habits or {}))
+    return train(network(), draw, np.random.default_rng(0), n_iter, training, **hooks)
 
 
 def samples(n=200):
@@ -48,18 +49,18 @@ def test_a_linear_field_is_learnt():
 @pytest.mark.parametrize("options", [{"bf16": True}, {"clip": 1.0, "warmup": 20}, {"ema_decay": 0.0}])
 def test_every_habit_learns_it_too(options):
     rng = np.random.default_rng(1)
-    assert relative_error(matched(600, Training(**options)).net, [draw(rng)]) < 0.1
+    assert relative_error(matched(600, options).net, [draw(rng)]) < 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
 def test_a_compiled_network_learns_what_the_plain_one_does():
-    plain, compiled = matched(50).loss, matched(50, Training(compile=True)).loss
+    plain, compiled = matched(50).loss, matched(50, {"compile": True}).loss
     np.testing.assert_allclose(compiled, plain, rtol=1e-3)
 
 
 def test_channels_last_changes_the_order_of_weights_and_not_the_losses():
-    def losses(training):
+    def losses(**habits):
         torch.manual_seed(0)
         net = UNet((1, 4, 4), width=8, multipliers=(1, 2), attention=(), n_heads=1)
 
@@ -67,25 +68,25 @@ def test_channels_last_changes_the_order_of_weights_and_not_the_losses():
             x = rng.normal(size=(8, 16)).astype(np.float32)
             return (x, np.zeros(8, np.float32)), -x
 
-        run = train(net, draw, np.random.default_rng(0), 20, 1e-3, training)
+        run = train(net, draw, np.random.default_rng(0), 20, Training(learning_rate=1e-3, **habits))
         return run.loss, net.first.weight.is_contiguous(memory_format=torch.channels_last)
 
     with torch.random.fork_rng(devices=[]):
-        (plain, _), (ordered, is_last) = losses(Training()), losses(Training(channels_last=True))
+        (plain, _), (ordered, is_last) = losses(), losses(channels_last=True)
     assert is_last
     np.testing.assert_allclose(ordered, plain, rtol=1e-3)
 
 
 def test_a_clipped_gradient_is_no_longer_than_asked():
     for clip, longest in ((1e-3, 1.001e-3), (np.inf, np.inf)):
-        run = _Run(network(), 10, 1e-2, Training(clip=clip))
+        run = _Run(network(), 10, Training(learning_rate=1e-2, clip=clip))
         run.step(*draw(np.random.default_rng(0)))
         length = torch.cat([p.grad.flatten() for p in run.net.parameters()]).norm()
         assert 1e-4 < length <= longest
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
-    run, rates = _Run(network(), 100, 1.0, Training(warmup=9)), []
+    run, rates = _Run(network(), 100, Training(learning_rate=1.0, warmup=9)), []
     for _ in range(100):
         rates.append(run.optimiser.param_groups[0]["lr"])
         run.step(*draw(np.random.default_rng(0)))
@@ -97,27 +98,24 @@ def test_the_learning_rate_warms_up_and_decays_to_zero():
 
 def test_without_decay_the_average_is_the_last_network():
     net = network()
-    result = train(net, draw, np.random.default_rng(0), 20, 1e-2, Training(ema_decay=0.0))
+    result = train(net, draw, np.random.default_rng(0), 20, Training(learning_rate=1e-2, ema_decay=0.0))
     averaged, last = (torch.cat([p.flatten() for p in z.parameters()]) for z in (result.net, net))
     assert (averaged - last).norm() < 0.1 * last.norm()  # more weight to the newest only after the first steps
 
 
-def test_training_ends_where_validation_stops_improving_and_stays_so(tmp_path):
+def test_training_ends_where_validation_stops_improving_and_stays_so(tmp_path, monkeypatch):
     figures = iter([3.0, 2.0, 2.5, 2.5, 1.0, 0.0])
+    monkeypatch.setattr("nsgf.matching.relative_error", lambda net, held_out: next(figures))
+    habits, held_out = {"validate_every": 5, "patience": 2}, [draw(np.random.default_rng(0))]
     for _ in range(2):  # the second goes on from the checkpoint of the first
-        result = matched(
-            100,
-            Training(validate_every=5, patience=2),
-            validate=lambda net: next(figures),
-            checkpoint=tmp_path / "checkpoint",
-        )
+        result = matched(100, habits, held_out=held_out, checkpoint=tmp_path / "checkpoint")
         np.testing.assert_array_equal(result.validation, [[5, 3.0], [10, 2.0], [15, 2.5], [20, 2.5]])
         assert len(result.loss) == 20
 
 
 def test_a_training_that_diverges_is_an_error_with_the_remedy():
-    with pytest.raises(FloatingPointError, match="loss is nan after .* steps. Lower learning_rate"):
-        train(network(), draw, np.random.default_rng(0), 50, 1e30)
+    with pytest.raises(FloatingPointError, match="loss is nan after .* steps. Lower the learning rate"):
+        train(network(), draw, np.random.default_rng(0), 50, Training(learning_rate=1e30))
 
 
 def test_a_network_with_dropout_is_trained_to_the_same_bits_and_goes_on_to_them(tmp_path):
@@ -130,7 +128,7 @@ def test_a_network_with_dropout_is_trained_to_the_same_bits_and_goes_on_to_them(
             return (x,), v
 
         torch.manual_seed(int(time.time()))
-        return train(net, draw_rows, np.random.default_rng(0), n_iter, 1e-2, **hooks).loss
+        return train(net, draw_rows, np.random.default_rng(0), n_iter, **hooks).loss
 
     def broken(steps):
         yield from zip(steps, range(25), strict=False)
@@ -159,12 +157,12 @@ def test_a_training_that_broke_off_goes_on_to_the_same_bits(tmp_path):
                 raise RuntimeError("power cut")
             yield k
 
-    training, path = Training(checkpoint_every=50, warmup=10), tmp_path / "checkpoint"
-    whole = matched(200, training)
+    habits, path = {"checkpoint_every": 50, "warmup": 10}, tmp_path / "checkpoint"
+    whole = matched(200, habits)
     with pytest.raises(RuntimeError, match="power cut"):
-        matched(200, training, checkpoint=path, progress=broken)
+        matched(200, habits, checkpoint=path, progress=broken)
     seen = []
-    resumed = matched(200, training, checkpoint=path, progress=lambda steps: map(seen.append, steps))
+    resumed = matched(200, habits, checkpoint=path, progress=lambda steps: map(seen.append, steps))
     np.testing.assert_array_equal(resumed.loss, whole.loss)
     for a, b in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -183,7 +181,7 @@ def full_disk(size=1000):
 
 
 def test_a_full_disk_names_the_remedy_and_leaves_the_last_checkpoint(tmp_path):
-    training, path = Training(checkpoint_every=50), tmp_path / "checkpoint"
+    habits, path = {"checkpoint_every": 50}, tmp_path / "checkpoint"
 
     def filling(steps):
         for k in steps:
@@ -192,11 +190,11 @@ def test_a_full_disk_names_the_remedy_and_leaves_the_last_checkpoint(tmp_path):
             yield k
 
     with contextlib.ExitStack() as disk, pytest.raises(OSError, match=r"no room for the checkpoint of step 100.*again"):
-        matched(200, training, checkpoint=path, progress=filling)
+        matched(200, habits, checkpoint=path, progress=filling)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
-    np.testing.assert_array_equal(matched(200, training, checkpoint=path).loss, matched(200, training).loss)
+    np.testing.assert_array_equal(matched(200, habits, checkpoint=path).loss, matched(200, habits).loss)
     with full_disk():  # nothing is left to write
-        matched(200, training, checkpoint=path)
+        matched(200, habits, checkpoint=path)
 
 
 @pytest.mark.filterwarnings("ignore:report_:UserWarning")  # a quick fit
@@ -291,6 +289,9 @@ def test_a_refilled_pool_and_validation_are_recorded():
     ("options", "words"),
     [
         ({"ema_decay": 1.0}, "ema_decay=1.0 must be"),
+        ({"learning_rate": 0}, "learning_rate=0 must be"),
+        ({"batch_size": "all"}, "batch_size='all' must be"),
+        ({"condition_dropout": 1}, "condition_dropout=1 must be"),
         ({"clip": 0.0}, "clip=0.0 must be positive"),
         ({"clip": "short"}, "clip='short' must be positive"),
         ({"warmup": -1}, "warmup=-1 must be"),
@@ -320,6 +321,6 @@ def test_a_module_of_ones_own_may_have_buffers(tmp_path):
         return (x,), v
 
     path = tmp_path / "checkpoint"
-    first = train(net, draw_rows, np.random.default_rng(0), 20, 1e-2, checkpoint=path)
-    again = train(net, draw_rows, np.random.default_rng(0), 20, 1e-2, checkpoint=path)
+    first = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
+    again = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
     assert torch.equal(first.net[1].running_mean, again.net[1].running_mean)

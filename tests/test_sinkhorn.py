@@ -12,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from strategies import coupled_problems, problems, rotations, seeds, single_points, translated_clouds
 from tolerances import TIGHT, rounding, solver_limited
 
-from nsgf.sinkhorn import barycentric_map, pick_blur, self_potentials, sinkhorn_divergence, sinkhorn_velocity, spread
-from nsgf.solvers import POT
+from nsgf.kernel import barycentric_map
+from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, sinkhorn_velocity, spread
+from nsgf.solvers import POT, self_potentials
 
 METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from nsgf import NSGF, NSGFPlusPlus, Training, datasets, metrics, ode
+from nsgf.field import Field
 from nsgf.networks import UNet
+from nsgf.samples import Frame
 
-QUICK = {"max_iter": 400, "n_batches": 4, "batch_size": 128, "n_steps": 2, "device": "cpu", "random_state": 0}
-IMAGES = {"n_batches": 2, "batch_size": 64, "n_steps": 2, "max_iter": 10, "train_batch_size": 16, "device": "cpu"}
+QUICK = {"max_iter": 400, "n_batches": 4, "batch_size": 128, "n_steps": (2, 5), "device": "cpu", "random_state": 0}
+IMAGES = {"n_batches": 2, "batch_size": 64, "max_iter": 10, "training": Training(batch_size=16), "device": "cpu"}
 ignore_report = pytest.mark.filterwarnings("ignore:report_:UserWarning")  # quick fits
 
 
@@ -50,9 +52,9 @@ def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
     np.testing.assert_array_equal(path[-1], fitted.transform(x))
     assert np.all((tau >= 0) & (tau <= 1))
     assert 0.1 < tau.mean() < 0.9
-    field = fitted._on_device(fitted.straight_field_)
-    ends = ode.integrate(field, fitted._to_unit(path[2]), np.linspace(tau, 1.0, 6))
-    np.testing.assert_allclose(fitted._to_units(ends), path[-1], atol=1e-4)
+    frame = Frame(fitted.shift_, fitted.scale_, fitted.sample_shape_)
+    ends = ode.integrate(Field(fitted.straight_field_), frame.to_unit(path[2]), np.linspace(tau, 1.0, 6))
+    np.testing.assert_allclose(frame.to_data(ends), path[-1], atol=1e-4)
 
 
 def test_rows_are_carried_independently(fitted):
@@ -61,13 +63,13 @@ def test_rows_are_carried_independently(fitted):
 
 
 def test_the_first_phase_is_the_flow_that_nsgf_learns(fitted):
-    alone = NSGF(**QUICK).fit(*samples())
+    alone = NSGF(**QUICK | {"n_steps": 2}).fit(*samples())
     for name in ("minibatch_gap", "max_error"):  # of the same flows
         assert fitted.report_[name] == alone.report_[name]
     assert fitted.report_["regression_gap"] < 1.1 * alone.report_["regression_gap"]
 
 
-@pytest.mark.parametrize(("model", "options"), [(NSGF, {}), (NSGFPlusPlus, {"n_straight_steps": 3})])
+@pytest.mark.parametrize(("model", "options"), [(NSGF, {"n_steps": 2}), (NSGFPlusPlus, {"n_steps": (2, 3)})])
 @ignore_report
 def test_function_evaluations_are_counted_as_made(model, options):
     calls = []
@@ -77,10 +79,10 @@ def test_function_evaluations_are_counted_as_made(model, options):
             calls.append(len(x))
             return super().forward(x)
 
-    model = model(**QUICK | {"max_iter": 3}, network=Counted(2, 2), **options).fit(*samples(100))
+    model = model(**QUICK | options | {"max_iter": 3, "network": Counted(2, 2)}).fit(*samples(100))
     calls.clear()
     model.transform(np.zeros((5, 2)))
-    assert len(calls) == model.n_evaluations == (5 if options else 2)
+    assert len(calls) == model.n_evaluations == sum(np.atleast_1d(options["n_steps"]))
 
 
 def test_other_steps_after_the_fit_cover_the_same_length():
@@ -107,7 +109,7 @@ def test_a_file_holds_all_three_networks(fitted, tmp_path):
 @ignore_report
 def test_a_training_value_survives_the_file(tmp_path):
     training = Training(clip=1.0, validate_every=2, directory=tmp_path / "run")
-    model = NSGF(**QUICK | {"max_iter": 5}, training=training).fit(*samples(100))
+    model = NSGF(**QUICK | {"max_iter": 5, "n_steps": 2}, training=training).fit(*samples(100))
     model.save(tmp_path / "m")
     loaded = NSGF.load(tmp_path / "m")
     assert loaded.training.path("pool") == training.path("pool")
@@ -129,9 +131,9 @@ def test_a_fit_in_a_directory_is_taken_up_in_the_phase_that_it_reached(tmp_path)
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"n_steps": 6}, "n_steps=6 of phase 1 must be at most 5; use NSGF"),
-        ({"n_straight_steps": 0}, "n_straight_steps=0 must be"),
-        ({"max_iter": (1, 2)}, r"max_iter=\(1, 2\) must be one integer, or three"),
+        ({"n_steps": 6}, "n_steps=6 has more than 5 steps in phase 1; use NSGF"),
+        ({"n_steps": (2, 0)}, "n_steps=0 must be"),
+        ({"max_iter": (1, 2)}, r"max_iter=\(1, 2\) must be one integer, or 3"),
         ({"max_iter": (1, 0, 1)}, "max_iter=0 must be"),
     ],
 )
@@ -150,16 +152,16 @@ def pictures(n=100, seed=0):
 
 
 def small_unet():
-    torch.manual_seed(0)
-    return UNet((1, 8, 8), width=8, multipliers=(1, 2), attention=(), n_heads=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet((1, 8, 8), width=8, multipliers=(1, 2), attention=(), n_heads=1)
 
 
 @ignore_report
 @pytest.mark.parametrize("model", [NSGF, NSGFPlusPlus])
 def test_images_go_in_and_images_come_out(model):
     X = pictures()
-    with torch.random.fork_rng(devices=[]):
-        fitted = model(network=small_unet(), random_state=0, **IMAGES).fit(X, X)
+    fitted = model(network=small_unet(), random_state=0, **IMAGES).fit(X, X)
     assert fitted.sample_shape_ == (1, 8, 8)
     assert fitted.transform(X[:3].astype(np.float32)).shape == fitted.sample(3).shape == (3, 1, 8, 8)
     assert fitted.trajectory(X[:3]).shape[1:] == (3, 1, 8, 8)
@@ -171,11 +173,10 @@ def test_images_go_in_and_images_come_out(model):
 
 
 @ignore_report
-def test_rows_with_a_sample_shape_are_the_images_that_they_stand_for(tmp_path):
+def test_rows_are_the_images_that_a_unet_sees_in_them(tmp_path):
     X = pictures()
-    images = NSGF(network="unet", random_state=0, **IMAGES | {"max_iter": 3}).fit(None, X)
-    rows = NSGF(network="unet", random_state=0, sample_shape=(1, 8, 8), **IMAGES | {"max_iter": 3})
-    rows.fit(None, X.reshape(-1, 64))
+    settings = IMAGES | {"max_iter": 3, "random_state": 0, "network": small_unet()}
+    images, rows = NSGF(**settings).fit(None, X), NSGF(**settings).fit(None, X.reshape(-1, 64))
     np.testing.assert_array_equal(rows.transform(X[:2].reshape(2, 64)), images.transform(X[:2]).reshape(2, 64))
     assert rows.sample(2).shape == (2, 64)
     images.save(tmp_path / "m")
@@ -198,10 +199,8 @@ def test_a_module_of_ones_own_sees_images():
 def test_rows_for_a_unet_and_a_shape_that_does_not_fit_are_clear_errors():
     with pytest.raises(ValueError, match=r"network='unet' takes images.*rows of 64 features.*sample_shape"):
         NSGF(network="unet", **IMAGES).fit(None, pictures().reshape(-1, 64))
-    with pytest.raises(ValueError, match=r"sample_shape=\(1, 7, 9\) has 63 entries, but a sample has 64 features"):
-        NSGF(network="unet", sample_shape=(1, 7, 9), **IMAGES).fit(None, pictures().reshape(-1, 64))
-    with pytest.raises(ValueError, match="sample_shape=64 must be a tuple"):
-        NSGF(network="unet", sample_shape=64, **IMAGES).fit(None, pictures().reshape(-1, 64))
+    with pytest.raises(ValueError, match=r"sample_shape=\(1, 7, 9\) with 63 entries, but a sample has 64 features"):
+        NSGF(network=UNet((1, 7, 9)), **IMAGES).fit(None, pictures().reshape(-1, 64))
     with pytest.raises(ValueError, match="X_tgt.*0 sample"):
         NSGF(network="unet", **IMAGES).fit(None, pictures()[:0])
 
@@ -210,8 +209,8 @@ def test_rows_for_a_unet_and_a_shape_that_does_not_fit_are_clear_errors():
 @ignore_report
 def test_images_are_learnt_on_a_gpu_in_half_precision():
     X = pictures()
-    training = Training(bf16=True, channels_last=True, refill_every=3, validate_every=5)
-    fitted = NSGFPlusPlus(network="unet", random_state=0, training=training, **IMAGES | {"device": "cuda"}).fit(None, X)
+    training = Training(batch_size=16, bf16=True, channels_last=True, refill_every=3, validate_every=5)
+    fitted = NSGFPlusPlus(network="unet", random_state=0, **IMAGES | {"training": training, "device": "cuda"}).fit(None, X)
     assert np.isfinite(fitted.sample(3)).all()
     assert np.isfinite(fitted.history_["straight_validation"]).all()
     on_cpu = fitted.set_params(device="cpu").transform(X[:3])
