@@ -1,10 +1,17 @@
-"""Hypothesis profiles, and the `gpu` marker. Tolerances stand in tolerances.py, problems in strategies.py."""
+"""Hypothesis profiles, the `gpu` marker, and fixtures that no test may change.
+
+Tolerances stand in tolerances.py, problems in strategies.py, quick parameters and samples in common.py.
+"""
 
 import functools
 import os
 
 import pytest
+from common import QUICK, samples
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+from nsgf import NSGF
 
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
@@ -28,3 +35,18 @@ def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and missing_for_gpu():
         pytest.skip(missing_for_gpu())
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Keep BLAS and OpenMP to one thread: at the sizes of some tests more of them only wait for each other."""
+    import sklearn.neighbors  # noqa: F401  its OpenMP must be loaded to be limited
+
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def flow():
+    """Return a flow from a Gaussian to two moons; not to be changed."""
+    return NSGF(**QUICK).fit(*samples())

@@ -125,6 +125,12 @@ def rotations(draw, d):
     return np.linalg.qr(np.random.default_rng(draw(seeds)).normal(size=(d, d)))[0]
 
 
+def hard_problem():
+    """Return two clouds that three iterations do not couple."""
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 2))
+    return x, y, 0.2
+
+
 def random_gaussian(rng, d):
     """Return a Gaussian of condition number at most four."""
     Q = np.linalg.qr(rng.normal(size=(d, d)))[0]

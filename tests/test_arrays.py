@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from common import dtypes
 from tolerances import ROUNDING
 
 from nsgf._arrays import as_pair, as_points, as_weights, like, namespace, pick_device, to_numpy, to_torch
@@ -14,7 +15,6 @@ from nsgf.solvers import POT, Potentials, Sinkhorn
 X, Y = np.random.default_rng(0).normal(size=(2, 12, 3))
 SOLVER = POT(method="auto", tol=1e-7)
 W = np.ones(12)
-dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def spoilt(value):
@@ -115,34 +115,6 @@ BAD_WEIGHTS = {
 @pytest.mark.parametrize(("weights", "words"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_bad_weights_are_named_and_told_the_remedy(weights, words, name):
     assert re.search(rf"^{name} .*{words}", message(sinkhorn_velocity, X, Y, 1.0, **{name: weights}))
-
-
-@pytest.mark.parametrize("solver", ["POT", "sinkhorn", "", None, 3, POT, lambda *args, **options: None])
-@pytest.mark.parametrize("function", [sinkhorn_velocity, sinkhorn_divergence])
-def test_unknown_solver_is_named(function, solver):
-    assert re.search("^solver=.*nsgf.POT", message(function, X, Y, 1.0, solver=solver))
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("method", "emd", "sinkhorn_log"),
-        ("method", None, "sinkhorn_log"),
-        ("tol", 0.0, "1e-4"),
-        ("tol", -1e-3, "1e-4"),
-        ("tol", np.nan, "1e-4"),
-        ("tol", "small", "1e-4"),
-        ("tol", None, "1e-4"),
-        ("max_iter", 0, "5000"),
-        ("max_iter", -3, "5000"),
-        ("max_iter", 10.5, "5000"),
-        ("max_iter", "many", "5000"),
-        ("max_iter", None, "5000"),
-        ("on_unconverged", "ignore", "'warn' or 'raise'"),
-    ],
-)
-def test_bad_solver_options_are_named_and_told_a_good_value(option, value, words):
-    assert re.search(rf"{option}={value!r}.*{words}", message(POT, **{option: value}))
 
 
 @pytest.mark.parametrize("init", ["auto", W, 3, sinkhorn_velocity(X, Y, 1.0)], ids=["text", "array", "number", "res"])

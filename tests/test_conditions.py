@@ -87,9 +87,7 @@ def test_a_row_of_unknown_label_takes_that_of_its_partner_in_the_plan():
     codes = np.searchsorted(["a", "b", "c"], names.astype(str))
     x, own = y + 0.05 * rng.normal(size=y.shape), codes.copy()
     own[::3] = -1
-    drawn = minibatches.partly_labelled(
-        Side(x, own), Side(y, codes), KINDS, 300, rng, blur=0.2, solve=Sinkhorn()
-    )
+    drawn = minibatches.partly_labelled(Side(x, own), Side(y, codes), KINDS, 300, rng, blur=0.2, solve=Sinkhorn())
     problems = next(drawn)
     assert sum(len(p.x) for p in problems) > 290
     for p in problems:

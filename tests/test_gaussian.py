@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussian_pairs, seeds
-from threadpoolctl import threadpool_limits
 
 from nsgf.flow import sinkhorn_flow
 from nsgf.sinkhorn import sinkhorn_velocity
@@ -15,13 +14,7 @@ from nsgf.solvers import Sinkhorn
 SOLVER = Sinkhorn(tol=1e-4)
 SIZES = (50, 100, 200, 400)
 fixed = {"derandomize": True, "deadline": None}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_blas_thread():
-    """Keep to one thread: at these sizes more of them only wait for each other."""
-    with threadpool_limits(1, user_api="blas"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def replicates(n):

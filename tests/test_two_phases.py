@@ -210,7 +210,9 @@ def test_rows_for_a_unet_and_a_shape_that_does_not_fit_are_clear_errors():
 def test_images_are_learnt_on_a_gpu_in_half_precision():
     X = pictures()
     training = Training(batch_size=16, bf16=True, channels_last=True, refill_every=3, validate_every=5)
-    fitted = NSGFPlusPlus(network="unet", random_state=0, **IMAGES | {"training": training, "device": "cuda"}).fit(None, X)
+    fitted = NSGFPlusPlus(network="unet", random_state=0, **IMAGES | {"training": training, "device": "cuda"}).fit(
+        None, X
+    )
     assert np.isfinite(fitted.sample(3)).all()
     assert np.isfinite(fitted.history_["straight_validation"]).all()
     on_cpu = fitted.set_params(device="cpu").transform(X[:3])

@@ -1,22 +1,15 @@
-"""Files from strangers, writes that fail, the command line, and the cost of an import."""
+"""Files: what comes back, files from strangers, writes that fail, and directories that belong to one run."""
 
 import pickle
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nsgf import NSGF, _io, datasets
-from nsgf.__main__ import main
-
-HEAVY = ("torch", "ot", "matplotlib", "sklearn", "scipy", "cupy")
-
-
-def test_importing_nsgf_imports_none_of_the_heavy_libraries():
-    code = f"import sys, nsgf; print([m for m in {HEAVY} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+import nsgf
+from nsgf import NSGF, POT, Sinkhorn, Training, _io
+from nsgf.networks import MLP, OnImages, UNet
 
 
 def test_arrays_and_parameters_come_back(tmp_path):
@@ -27,6 +20,32 @@ def test_arrays_and_parameters_come_back(tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)
         assert read[name].dtype == array.dtype
+
+
+@pytest.mark.parametrize("value", [POT(tol=1e-3), Sinkhorn(max_iter=7), Training(clip=1.0), 3, "auto", (2, 5), None])
+def test_a_value_is_its_name_and_its_arguments(value):
+    assert _io.from_json(_io.to_json("value", value)) == value
+
+
+def test_a_network_is_its_name_and_its_arguments():
+    net = OnImages(UNet((1, 8, 8), width=8, multipliers=(1, 2), attention=(), n_heads=1, n_conditions=3), (1, 8, 8))
+    for given in (MLP(5, width=8, depth=2, n_conditions=1), net):
+        again = _io.from_json(_io.to_json("network", given))
+        assert repr(again) == repr(given)
+        assert again.n_conditions == given.n_conditions
+        again.load_state_dict(given.state_dict())
+
+
+def test_a_path_comes_back_as_one_and_what_has_no_form_is_named():
+    training = _io.from_json(_io.to_json("training", Training(directory=Path("here"))))
+    assert training.path("pool") == Path("here/pool")
+    with pytest.raises(ValueError, match=r"solver=.*cannot be saved.*set_params\(solver='auto'\)"):
+        _io.to_json("solver", print)
+
+
+def test_a_file_makes_values_of_known_classes_alone():
+    with pytest.raises(ValueError, match="'os.system' is not known here"):
+        _io.from_json({"os.system": {"command": "true"}})
 
 
 def corrupt(tmp_path):
@@ -67,6 +86,18 @@ def test_foreign_missing_and_incomplete_files_are_clear_errors(tmp_path):
         NSGF.load(tmp_path / "partial")
 
 
+def test_a_file_is_opened_by_the_class_that_it_holds(tmp_path):
+    _io.write(tmp_path / "other", {}, {"class": "Another"})
+    with pytest.raises(ValueError, match="holds a Another, which is none of NSGF, NSGFPlusPlus"):
+        nsgf.load(tmp_path / "other")
+
+
+def test_a_file_of_the_first_version_says_so(tmp_path):
+    save_file({"weight": np.zeros(3)}, tmp_path / "old", {"nsgf-1": "{}"})
+    with pytest.raises(ValueError, match="written by nsgf 0.1.0.*fit again"):
+        NSGF.load(tmp_path / "old")
+
+
 def test_a_write_that_fails_leaves_the_last_file_and_no_other(tmp_path, monkeypatch):
     _io.write(tmp_path / "m", {"x": np.ones(3)}, {"round": 1})
 
@@ -80,20 +111,10 @@ def test_a_write_that_fails_leaves_the_last_file_and_no_other(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.slow
-def test_the_command_line_fits_transforms_and_samples(tmp_path, capfd):
-    rng = np.random.default_rng(0)
-    files = {name: str(tmp_path / name) for name in ("x.npy", "y.npy", "model", "carried.npy", "drawn.npy")}
-    np.save(files["x.npy"], datasets.gaussian(64, rng))
-    np.save(files["y.npy"], datasets.moons(64, rng))
-    assert main(["fit", files["x.npy"], files["y.npy"], files["model"], "--blur", "1.0"]) == 0
-    assert main(["transform", files["model"], files["x.npy"], files["carried.npy"]]) == 0
-    assert main(["sample", files["model"], "5", files["drawn.npy"], "--seed", "0"]) == 0
-    assert np.load(files["carried.npy"]).shape == (64, 2)
-    assert np.load(files["drawn.npy"]).shape == (5, 2)
-    assert "NSGF train" in capfd.readouterr().err
-
-
-def test_the_command_line_reports_an_error_in_one_line(tmp_path, capsys):
-    assert main(["transform", str(tmp_path / "none"), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 1
-    assert capsys.readouterr().err.startswith("nsgf transform: ")
+def test_a_directory_belongs_to_one_run(tmp_path):
+    _io.claim(tmp_path / "run", "one")
+    _io.claim(tmp_path / "run", "another")  # nothing has been written yet
+    (tmp_path / "run" / "pool.npy").write_text("rows")
+    _io.claim(tmp_path / "run", "another")
+    with pytest.raises(ValueError, match="holds other files, or the training of other data"):
+        _io.claim(tmp_path / "run", "one")
