@@ -37,9 +37,9 @@ def pytest_runtest_setup(item):
         pytest.skip(missing_for_gpu())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Keep BLAS and OpenMP to one thread: at the sizes of some tests more of them only wait for each other."""
+    """Keep BLAS and OpenMP to one thread: at the sizes of tests more of them only wait for each other."""
     import sklearn.neighbors  # noqa: F401  its OpenMP must be loaded to be limited
 
     with threadpool_limits(1):

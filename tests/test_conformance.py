@@ -6,6 +6,7 @@ test.
 """
 
 import pytest
+from common import BARELY, ignore_report
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nsgf import NSGF, NSGFPlusPlus
@@ -27,11 +28,8 @@ class SelfFlowPlusPlus(NSGFPlusPlus):
         return super().score(X)
 
 
-QUICK = {"max_iter": 5, "n_batches": 2, "batch_size": 32, "n_steps": 2, "device": "cpu", "random_state": 0}
-
-
-@pytest.mark.filterwarnings("ignore:report_:UserWarning")  # fitted for speed, not for quality
-@parametrize_with_checks([SelfFlow(**QUICK), SelfFlowPlusPlus(**QUICK)])
+@ignore_report
+@parametrize_with_checks([SelfFlow(**BARELY), SelfFlowPlusPlus(**BARELY)])
 def test_scikit_learn_contract(estimator, check):
     if check.func.__name__ == "check_methods_subset_invariance":
         pytest.skip("asks for 1e-7 of float32 sums; own tests ask for 1e-4. Ends when fields are evaluated in float64")

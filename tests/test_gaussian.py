@@ -14,7 +14,6 @@ from nsgf.solvers import Sinkhorn
 SOLVER = Sinkhorn(tol=1e-4)
 SIZES = (50, 100, 200, 400)
 fixed = {"derandomize": True, "deadline": None}
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def replicates(n):

@@ -1,21 +1,18 @@
 """The training loop: what it does to the optimiser, and what survives a kill, a full disk and Ctrl-C."""
 
 import contextlib
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from common import full_disk
 from torch import nn
 
-from nsgf import NSGF, Training, _io, datasets
-from nsgf.matching import _Run, relative_error, train
+from nsgf import Training
+from nsgf.matching import evaluate, relative_error, train
 from nsgf.networks import MLP, UNet
 
-QUICK = {"max_iter": 300, "n_batches": 3, "batch_size": 64, "n_steps": 2, "device": "cpu", "random_state": 0}
 TRUTH = np.array([[2.0, 1.0], [0.0, -1.0]], dtype=np.float32)
 
 
@@ -34,11 +31,6 @@ def network(**options):
 def matched(n_iter=200, habits=None, **hooks):
     training = Training(**{"learning_rate": 1e-2} | (habits or {}))
     return train(network(), draw, np.random.default_rng(0), n_iter, training, **hooks)
-
-
-def samples(n=200):
-    rng = np.random.default_rng(0)
-    return datasets.gaussian(n, rng), datasets.moons(n, rng)
 
 
 def test_a_linear_field_is_learnt():
@@ -77,23 +69,48 @@ def test_channels_last_changes_the_order_of_weights_and_not_the_losses():
     np.testing.assert_allclose(ordered, plain, rtol=1e-3)
 
 
-def test_a_clipped_gradient_is_no_longer_than_asked():
-    for clip, longest in ((1e-3, 1.001e-3), (np.inf, np.inf)):
-        run = _Run(network(), 10, Training(learning_rate=1e-2, clip=clip))
-        run.step(*draw(np.random.default_rng(0)))
-        length = torch.cat([p.grad.flatten() for p in run.net.parameters()]).norm()
-        assert 1e-4 < length <= longest
+@pytest.mark.parametrize(("clip", "longest"), [(1e-3, 1.001e-3), (np.inf, np.inf)])
+def test_a_clipped_gradient_is_no_longer_than_asked(clip, longest):
+    net, lengths = network(), []
+
+    def watched(steps):
+        for k in steps:
+            yield k
+            lengths.append(torch.cat([p.grad.flatten() for p in net.parameters()]).norm())
+
+    train(net, draw, np.random.default_rng(0), 5, Training(clip=clip), progress=watched)
+    assert len(lengths) == 5
+    assert 1e-4 < max(lengths) <= longest
+    assert clip < 1 or max(lengths) > 1e-2
 
 
-def test_the_learning_rate_warms_up_and_decays_to_zero():
-    run, rates = _Run(network(), 100, Training(learning_rate=1.0, warmup=9)), []
-    for _ in range(100):
-        rates.append(run.optimiser.param_groups[0]["lr"])
-        run.step(*draw(np.random.default_rng(0)))
-    assert rates[0] == pytest.approx(0.1)
-    assert np.all(np.diff(rates[:9]) > 0)
-    assert np.all(np.diff(rates[10:]) < 0)
-    assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+class Constant(nn.Module):
+    """A field that is one weight everywhere: far from its target, Adam moves it by the learning rate at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t):
+        return self.weight.expand_as(x)
+
+
+@pytest.mark.parametrize("warmup", [0, 9])
+def test_the_learning_rate_warms_up_and_decays_to_zero_along_a_cosine(warmup):
+    net, places = Constant(), []
+
+    def watched(steps):
+        for k in steps:
+            places.append(net.weight.item())
+            yield k
+
+    def far(rng):
+        return (np.zeros((4, 1), np.float32), np.zeros(4, np.float32)), np.full((4, 1), 1e6, np.float32)
+
+    train(net, far, np.random.default_rng(0), 100, Training(learning_rate=1.0, warmup=warmup), progress=watched)
+    k = np.arange(100)
+    rates = np.minimum(1.0, (k + 1) / (warmup + 1)) * (1 + np.cos(np.pi * k / 100)) / 2
+    np.testing.assert_allclose(np.diff([*places, net.weight.item()]), rates, atol=1e-4)
 
 
 def test_without_decay_the_average_is_the_last_network():
@@ -168,18 +185,6 @@ def test_a_training_that_broke_off_goes_on_to_the_same_bits(tmp_path):
         assert torch.equal(a, b)
 
 
-@contextlib.contextmanager
-def full_disk(size=1000):
-    """Let no file grow beyond `size`, as where the disk is full."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_names_the_remedy_and_leaves_the_last_checkpoint(tmp_path):
     habits, path = {"checkpoint_every": 50}, tmp_path / "checkpoint"
 
@@ -197,14 +202,6 @@ def test_a_full_disk_names_the_remedy_and_leaves_the_last_checkpoint(tmp_path):
         matched(200, habits, checkpoint=path)
 
 
-@pytest.mark.filterwarnings("ignore:report_:UserWarning")  # a quick fit
-def test_the_remedies_for_a_pool_without_room_work(tmp_path):
-    training = Training(directory=tmp_path)
-    with full_disk(500), pytest.raises(OSError, match="no room for .* bytes of the pool.*lower n_batches"):
-        NSGF(**QUICK, training=training).fit(*samples())
-    NSGF(**QUICK | {"n_batches": 2, "max_iter": 3}, training=training).fit(*samples())
-
-
 def test_ctrl_c_keeps_what_was_learnt_and_goes_on_from_there(tmp_path):
     def interrupted(steps):
         for k in steps:
@@ -218,101 +215,6 @@ def test_ctrl_c_keeps_what_was_learnt_and_goes_on_from_there(tmp_path):
     np.testing.assert_array_equal(matched(checkpoint=path).loss, matched().loss)
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_matching import long_fit
-long_fit(sys.argv[2])
-"""
-
-
-def long_fit(directory):
-    training = Training(directory=directory, checkpoint_every=20, refill_every=37)
-    return NSGF(**QUICK | {"max_iter": 1000}, training=training).fit(*samples())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:report_:UserWarning")  # a quick fit
-def test_a_killed_fit_goes_on_from_its_last_checkpoint_to_the_same_loss(tmp_path):
-    checkpoint = tmp_path / "killed" / "field_.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(checkpoint.parent)]
-    ) as process:
-        while not checkpoint.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode < 0
-    done = _io.read(checkpoint)[0]["loss"]
-    assert len(done) % 20 == 0 < len(done) < 1000
-    resumed, whole = long_fit(checkpoint.parent).history_["loss"], long_fit(tmp_path / "whole").history_["loss"]
-    np.testing.assert_array_equal(resumed[: len(done)], done)
-    # the pool was refilled with other minibatches, so the losses agree as those of two pools do
-    assert resumed[-200:].mean() == pytest.approx(whole[-200:].mean(), rel=0.2)
-
-
-@pytest.mark.filterwarnings("ignore:report_:UserWarning")  # a quick fit
-def test_a_fit_is_taken_up_where_its_directory_left_it(tmp_path):
-    training = Training(directory=tmp_path, checkpoint_every=100)
-    first = NSGF(**QUICK, training=training).fit(*samples())
-    assert {file.name for file in tmp_path.iterdir()} == {"run.json", "pool", "field_.safetensors"}
-    memory = NSGF(**QUICK).fit(*samples())
-    assert first.history_["loss"][-50:].mean() == pytest.approx(memory.history_["loss"][-50:].mean(), rel=0.1)
-    (tmp_path / "field_.safetensors").unlink()  # killed while it trained
-    again = NSGF(**QUICK, training=training).fit(*samples())
-    np.testing.assert_array_equal(again.history_["loss"], first.history_["loss"])
-    assert again.report_ == first.report_
-    x, y = samples()
-    others = [
-        (NSGF(**QUICK | {"n_steps": 3}, training=training), (x, y)),
-        (NSGF(**QUICK | {"random_state": 1}, training=training), (x, y)),
-        (NSGF(**QUICK | {"network": MLP(2)}, training=training), (x, y)),
-        (NSGF(**QUICK, training=training), (None, y)),
-        (NSGF(**QUICK, training=training), (y, y)),
-    ]
-    for other, data in others:
-        with pytest.raises(ValueError, match="holds other files, or the training of other data or parameters"):
-            other.fit(*data)
-    third = NSGF(**QUICK, training=training).fit(*samples())
-    np.testing.assert_array_equal(third.transform(samples()[0]), first.transform(samples()[0]))
-
-
-@pytest.mark.filterwarnings("ignore:report_:UserWarning")  # a quick fit
-def test_a_refilled_pool_and_validation_are_recorded():
-    training = Training(refill_every=50, validate_every=100)
-    model = NSGF(**QUICK, training=training).fit(*samples())
-    np.testing.assert_array_equal(model.history_["validation"][:, 0], [100, 200, 300])
-    assert model.history_["validation"][-1, 1] == pytest.approx(model.report_["regression_gap"], rel=1e-6)
-    assert not np.array_equal(model.history_["loss"], NSGF(**QUICK).fit(*samples()).history_["loss"])
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"ema_decay": 1.0}, "ema_decay=1.0 must be"),
-        ({"learning_rate": 0}, "learning_rate=0 must be"),
-        ({"batch_size": "all"}, "batch_size='all' must be"),
-        ({"condition_dropout": 1}, "condition_dropout=1 must be"),
-        ({"clip": 0.0}, "clip=0.0 must be positive"),
-        ({"clip": "short"}, "clip='short' must be positive"),
-        ({"warmup": -1}, "warmup=-1 must be"),
-        ({"patience": 3}, "patience=3 needs validations"),
-        ({"checkpoint_every": 0}, "checkpoint_every=0 must be"),
-        ({"warmup": 2.5}, "warmup=2.5 must be an integer"),
-        ({"pool_bytes": -1}, "pool_bytes=-1 must be"),
-    ],
-)
-def test_a_bad_habit_is_named(options, words):
-    with pytest.raises(ValueError, match=words):
-        Training(**options)
-
-
-def test_a_pool_over_its_budget_is_an_error_of_fit():
-    with pytest.raises(ValueError, match="pool_bytes leaves 1,000"):
-        NSGF(**QUICK, training=Training(pool_bytes=1000)).fit(*samples())
-    with pytest.raises(ValueError, match="training='fast' must be"):
-        NSGF(**QUICK, training="fast").fit(*samples())
-
-
 def test_a_module_of_ones_own_may_have_buffers(tmp_path):
     net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
 
@@ -324,3 +226,11 @@ def test_a_module_of_ones_own_may_have_buffers(tmp_path):
     first = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
     again = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
     assert torch.equal(first.net[1].running_mean, again.net[1].running_mean)
+
+
+def test_a_long_table_is_evaluated_in_parts(monkeypatch):
+    net, rng = network(n_conditions=1), np.random.default_rng(0)
+    x, t, c = rng.normal(size=(50, 2)), rng.random(50), rng.normal(size=(50, 1))
+    whole = evaluate(net, x, t, c)
+    monkeypatch.setattr("nsgf.matching._CHUNK", {"cpu": 14})
+    np.testing.assert_allclose(evaluate(net, x, t, c), whole, atol=1e-6)

@@ -18,7 +18,6 @@ from nsgf import metrics
 from nsgf.metrics import frechet_distance, memorisation, precision_recall
 
 ALGEBRA = ROUNDING["float64"]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def size(*clouds):

