@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tolerances import FLOAT64
 
 from nsgf import Labels, Numbers, Pairs
 from nsgf.conditions import Classes, Moments, describe, of_both
@@ -33,7 +34,7 @@ def test_numbers_of_one_dimension_are_a_column(values):
     assert (type(kinds), kinds.weight, kinds.n_columns) == (Moments, 2.0, 2)
     codes = kinds.codes(Numbers(values), "y", 3)
     assert codes.shape == (3, 1)
-    np.testing.assert_allclose([codes.mean(), codes.std()], [0.0, 1.0], atol=1e-12)
+    np.testing.assert_allclose([codes.mean(), codes.std()], [0.0, 1.0], atol=FLOAT64)
     np.testing.assert_array_equal(kinds.columns(codes), np.column_stack([np.ones(3), codes]).astype(np.float32))
     for one in (1.5, [1.5], Numbers(1.5), np.array([[1.5]])):  # stands for all
         np.testing.assert_allclose(kinds.codes(one, "y", 3), np.repeat(codes[1:2], 3, axis=0))
@@ -44,7 +45,7 @@ def test_an_array_of_two_dimensions_is_numbers_of_the_default_weight():
     kinds = describe(rows, "y")
     assert (type(kinds), kinds.weight, kinds.n_columns) == (Moments, 4.0, 4)
     codes = kinds.codes(rows, "y", 50)
-    np.testing.assert_allclose(codes.std(axis=0), [1.0, 1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(codes.std(axis=0), [1.0, 1.0, 0.0], atol=FLOAT64)
     np.testing.assert_allclose(kinds.codes(rows[7], "y", 2), codes[[7, 7]])  # k > 1: a vector is a row
 
 

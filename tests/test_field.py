@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import FLOAT32, FLOAT64
 
 from nsgf.field import Clock, Field, follow
 from nsgf.networks import MLP
@@ -27,7 +28,7 @@ def test_guidance_mixes_the_two_fields(field, w, t):
     free, known, mixed = (field.guided(C, v)(X, t) for v in (0.0, 1.0, w))
     np.testing.assert_array_equal(free, field(X, t, np.zeros_like(C)))
     np.testing.assert_array_equal(known, field(X, t, C))
-    np.testing.assert_allclose(mixed, (1 - w) * free + w * known, atol=1e-5)
+    np.testing.assert_allclose(mixed, (1 - w) * free + w * known, atol=FLOAT32)
 
 
 def test_without_conditions_guidance_changes_nothing():
@@ -82,15 +83,15 @@ def test_a_course_in_parts_is_the_course_at_once_where_steps_meet():
     assert len(whole) == 5
     for place, meeting in ((1, 0.125), (2, 0.25), (3, 0.625)):
         first = ends(clock, 2, (0.0, meeting))
-        np.testing.assert_allclose(first[-1], whole[place], atol=1e-5)
-        np.testing.assert_allclose(ends(clock, 2, (meeting, 1.0), first[-1])[-1], whole[-1], atol=1e-5)
+        np.testing.assert_allclose(first[-1], whole[place], atol=FLOAT32)
+        np.testing.assert_allclose(ends(clock, 2, (meeting, 1.0), first[-1])[-1], whole[-1], atol=FLOAT32)
 
 
 def test_in_a_course_the_field_covers_its_length_in_every_interval():
     clock = Clock(4, 1.0, (0.0, 0.1, 1.0))
     path = list(follow(lambda x, t: np.ones_like(x), np.zeros((1, 1)), clock, 4))
-    np.testing.assert_allclose(np.ravel(path), np.arange(9) / 4, atol=1e-12)
+    np.testing.assert_allclose(np.ravel(path), np.arange(9) / 4, atol=FLOAT64)
 
 
 def test_a_time_just_below_the_last_is_in_the_course():
-    np.testing.assert_allclose(ends(Clock(3, 1.0, (0.0, 0.5, 1.0)), 3, (1 - 1e-12, 1.0))[-1], X, atol=1e-5)
+    np.testing.assert_allclose(ends(Clock(3, 1.0, (0.0, 0.5, 1.0)), 3, (1 - 1e-12, 1.0))[-1], X, atol=FLOAT32)

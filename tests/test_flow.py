@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from common import dtypes, far_samples, relative_distance, samples
-from tolerances import ROUNDING
+from tolerances import FLOAT64
 
 from nsgf import POT, Sinkhorn, sinkhorn_divergence, sinkhorn_flow, sinkhorn_velocity
 from nsgf.flow import flow_steps, stacks
@@ -17,7 +17,7 @@ def test_each_step_is_the_euler_step_along_the_velocity_there():
     tight = POT(method="auto", tol=1e-9)
     path = sinkhorn_flow(x, y, blur=0.8, n_steps=3, step_size=0.5, solver=tight)
     for k in range(3):
-        np.testing.assert_allclose(path.x[k + 1], path.x[k] + 0.5 * path.v[k], atol=ROUNDING["float64"])
+        np.testing.assert_allclose(path.x[k + 1], path.x[k] + 0.5 * path.v[k], atol=FLOAT64)
         np.testing.assert_allclose(path.v[k], sinkhorn_velocity(path.x[k], y, 0.8, solver=tight).v, atol=1e-6)
     np.testing.assert_array_equal(path.t, [0, 1 / 3, 2 / 3, 1])
     assert path.converged

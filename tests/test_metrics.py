@@ -12,12 +12,12 @@ from scipy import stats
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from strategies import cloud, rotations, seeds
-from tolerances import ROUNDING
+from tolerances import FLOAT64
 
 from nsgf import metrics
 from nsgf.metrics import frechet_distance, memorisation, precision_recall
 
-ALGEBRA = ROUNDING["float64"]
+ALGEBRA = FLOAT64
 
 
 def size(*clouds):

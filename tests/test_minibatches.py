@@ -6,6 +6,7 @@ from common import labelled_sample, nearest_centre
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
+from tolerances import FLOAT32
 
 from nsgf import Numbers, Pairs, Sinkhorn, minibatches
 from nsgf.conditions import Classes, describe
@@ -106,7 +107,7 @@ def test_a_known_pair_is_a_problem_of_its_own():
     assert len(free.x) == len(free.y) == 28
     for p in stacks(known, Sinkhorn()):
         ((_, res),) = flow_steps(p.x, p.y, 0.5, 1, 1.0, Sinkhorn())
-        np.testing.assert_allclose(p.x + res.v, p.y, atol=1e-5)
+        np.testing.assert_allclose(p.x + res.v, p.y, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("weight", [0.5, 4.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from common import BARELY, ignore_report, pictures, samples, small_unet
-from tolerances import ROUNDING
+from tolerances import FLOAT64
 from torch import nn
 
 import nsgf
@@ -14,7 +14,7 @@ from nsgf import NSGF
 from nsgf.networks import MLP, OnImages, TimePredictor, UNet, _resize, build, predictor
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
-ALGEBRA = {"rtol": ROUNDING["float64"], "atol": ROUNDING["float64"]}
+ALGEBRA = {"rtol": FLOAT64, "atol": FLOAT64}
 
 
 @pytest.fixture(autouse=True)

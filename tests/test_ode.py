@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.linalg import expm
+from tolerances import FLOAT64
 
 from nsgf import ode
 
@@ -36,7 +37,7 @@ def test_points_with_times_of_their_own_move_as_each_would_alone(step, tau, seed
     alone = [
         ode.integrate(field, z[None], np.linspace(s, 1.0, 5).tolist(), step)[0] for z, s in zip(x, tau, strict=True)
     ]
-    np.testing.assert_allclose(together, alone, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(together, alone, rtol=1e-10, atol=FLOAT64)
 
 
 def test_sampling_from_times_of_their_own_is_exact_on_a_linear_field():

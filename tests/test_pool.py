@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from common import full_disk, samples
+from tolerances import FLOAT32
 
 from nsgf import Sinkhorn, Training, TrajectoryPool, minibatches, pool
 from nsgf.flow import flow_steps
@@ -72,8 +73,8 @@ def test_lines_join_translated_clouds_point_by_point(n_flows):
     (x_t, t), u = lines.draw(500, rng)
     starts, shifts = x.reshape(-1, 2), np.broadcast_to(shift, x.shape).reshape(-1, 2)
     nearest = np.argmin(np.linalg.norm((x_t - t[:, None] * u)[:, None] - starts, axis=2), axis=1)
-    np.testing.assert_allclose(x_t - t[:, None] * u, starts[nearest], atol=1e-5)
-    np.testing.assert_allclose(u, shifts[nearest], atol=1e-5)
+    np.testing.assert_allclose(x_t - t[:, None] * u, starts[nearest], atol=FLOAT32)
+    np.testing.assert_allclose(u, shifts[nearest], atol=FLOAT32)
     assert 0 <= t.min() < 0.1 < 0.9 < t.max() < 1
 
 
@@ -109,7 +110,7 @@ def test_a_filled_pool_holds_the_steps_of_each_flow():
     filled = pool.fill(drawn(), SCHEME, 2, Training())
     t, x, v = (z.reshape(2, 3, 20, -1) for z in filled.pool.rows)
     np.testing.assert_array_equal(t[0, :, 0, 0], np.float32([0, 1 / 3, 2 / 3]))
-    np.testing.assert_allclose(x[:, 1:], x[:, :-1] + 0.5 * v[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(x[:, 1:], x[:, :-1] + 0.5 * v[:, :-1], atol=FLOAT32)
     first = next(drawn())[0]
     np.testing.assert_allclose(x[0, 0], first.x, atol=1e-6)
     for (x_k, res), v_k in zip(SCHEME.follow(first), v[0], strict=True):

@@ -8,7 +8,7 @@ from common import CENTRES
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cloud, seeds
-from tolerances import rounding
+from tolerances import FLOAT32, rounding
 
 from nsgf import NSGF, spread
 from nsgf.samples import Frame, features, in_form_of, rows, shape_of, snapshots
@@ -22,7 +22,7 @@ def test_units_have_the_targets_mean_and_unit_deviation_and_lead_back(seed, scal
     assert frame.scale == pytest.approx(np.sqrt((spread(x) ** 2 + spread(y) ** 2) / 6))
     unit = frame.to_unit(y)
     assert unit.dtype == np.float32
-    np.testing.assert_allclose(unit.mean(axis=0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(unit.mean(axis=0), 0.0, atol=FLOAT32)
     np.testing.assert_allclose(frame.to_data(unit), y, rtol=0, atol=10 * rounding(y.astype(np.float32)))
 
 
