@@ -16,6 +16,7 @@ CENTRES = np.array([[4.0, 0.0], [-4.0, 0.0], [0.0, 5.0]])
 
 ignore_report = pytest.mark.filterwarnings("ignore:report_:UserWarning")  # of quick fits
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+methods = pytest.mark.parametrize("method", ["auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized"])  # of POT
 
 
 def samples(n=400, m=None, seed=0):

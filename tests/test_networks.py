@@ -321,3 +321,4 @@ def test_networks_of_the_package_are_stored_with_their_arguments(network, data, 
     loaded = nsgf.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded.transform(data[1][:3]), model.transform(data[1][:3]))
     assert repr(loaded.network) == repr(model.network)
+    assert np.isfinite(loaded.fit(*data).transform(data[1][:3])).all()  # of other first weights

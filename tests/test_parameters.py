@@ -3,6 +3,7 @@
 import inspect
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from common import BARELY, ignore_report, samples
@@ -87,6 +88,16 @@ def test_fitted_attributes_say_what_was_learnt(flow):
     assert (flow.n_features_in_, flow.sample_shape_, flow.classes_, flow.times_) == (2, (2,), None, None)
     assert (flow.n_steps_, flow.flow_time_, flow.n_iter_) == (3, 3.0, 300)
     assert not hasattr(flow, "feature_names_in_")
+
+
+@ignore_report
+def test_names_of_columns_survive_the_file(tmp_path):
+    X = pd.DataFrame(samples(60)[1], columns=["a", "b"])
+    NSGF(**BARELY).fit(None, X).save(tmp_path / "m")
+    loaded = NSGF.load(tmp_path / "m")
+    assert list(loaded.feature_names_in_) == ["a", "b"]
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.transform(X.rename(columns={"b": "c"}))
 
 
 def test_use_before_fit_says_so(tmp_path):

@@ -1,33 +1,30 @@
 """Laws of the empirical velocity, of the divergence, and of the certificate that both carry."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 import ot
 import pytest
 import reference
-from common import dtypes, samples
+from common import dtypes, methods, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
-from strategies import coupled_problems, hard_problem, problems, rotations, seeds, single_points, translated_clouds
+from strategies import (
+    costly,
+    coupled_problems,
+    hard_problem,
+    problems,
+    rotations,
+    seeds,
+    single_points,
+    translated_clouds,
+)
 from tolerances import TIGHT, rounding, solver_limited
+from velocities import assert_same_velocity, quietly, reference_velocity
 
 from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, sinkhorn_velocity, spread
 from nsgf.solvers import POT, Sinkhorn
-
-METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
-
-costly = settings(max_examples=min(50, settings.default.max_examples))
-methods = pytest.mark.parametrize("method", METHODS)
-
-
-def quietly(function, *args, **options):
-    """Call a function on a problem that need not converge: laws hold within the error that it reports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return function(*args, **options)
 
 
 def velocity(problem, **options):
@@ -38,22 +35,6 @@ def velocity(problem, **options):
 def divergence(problem):
     """Return S_ε as tightly as the problem's dtype allows."""
     return sinkhorn_divergence(*problem.args, solver=TIGHT[problem.x.dtype.name])
-
-
-def mean_distance(v, w, a):
-    """Return Σ a_i |v_i − w_i|."""
-    return float(a.astype(np.float64) @ np.linalg.norm(np.asarray(v, np.float64) - w, axis=1))
-
-
-def reference_velocity(problem, z=None):
-    """Return the velocity at points z, by default the particles, from the float64 reference."""
-    x, y, _, a, b = (np.asarray(p, np.float64) for p in problem.args)
-    return reference.velocity(x if z is None else z, x, y, problem.eps, a / a.sum(), b / b.sum())
-
-
-def assert_same_velocity(res, v, problem, error=0.0):
-    """Compare a velocity with another that has a marginal error of its own."""
-    assert mean_distance(res.v, v, problem.a) <= solver_limited(max(res.error, error), problem)
 
 
 # %% Closed forms

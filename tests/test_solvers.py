@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 import reference
-from common import BARELY, ignore_report, samples
+from common import BARELY, ignore_report, methods, samples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import coupled_problems, hard_problem, problems
-from test_sinkhorn import assert_same_velocity, costly, methods, quietly, reference_velocity
+from strategies import costly, coupled_problems, hard_problem, problems
+from velocities import assert_same_velocity, quietly, reference_velocity
 
 import nsgf
 from nsgf import NSGF, POT, Sinkhorn, Solver, sinkhorn_divergence, sinkhorn_flow, sinkhorn_velocity, spread
