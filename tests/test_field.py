@@ -36,15 +36,6 @@ def test_without_conditions_guidance_changes_nothing():
     assert plain.guided(None, 3.0) is plain
 
 
-def test_a_field_is_a_copy_of_its_network():
-    net = MLP(2, width=8)
-    field = Field(net)
-    before = field(X, 0.5)
-    for parameter in net.parameters():
-        parameter.data.zero_()
-    np.testing.assert_array_equal(field(X, 0.5), before)
-
-
 # %% Following
 
 

@@ -1,5 +1,6 @@
 """Files: what comes back, files from strangers, writes that fail, and directories that belong to one run."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -22,30 +23,57 @@ def test_arrays_and_parameters_come_back(tmp_path):
         assert read[name].dtype == array.dtype
 
 
-@pytest.mark.parametrize("value", [POT(tol=1e-3), Sinkhorn(max_iter=7), Training(clip=1.0), 3, "auto", (2, 5), None])
-def test_a_value_is_its_name_and_its_arguments(value):
-    assert _io.from_json(_io.to_json("value", value)) == value
+def there_and_back(value):
+    """Return a value after its way through a file's JSON and arrays."""
+    arrays = {}
+    packed = _io.pack("value", value, arrays)
+    return _io.unpack(json.loads(json.dumps(packed)), arrays)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        POT(tol=1e-3),
+        Sinkhorn(max_iter=7),
+        Training(clip=1.0, pool_bytes=10),
+        (("a", 1), [None, True], {"b": (2.5, {})}),
+        {"clip": np.float32(0.5), "n": np.int64(3)},
+        "auto",
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_comes_back_as_it_was(value):
+    again = there_and_back(value)
+    assert again == value
+    assert type(again) is type(value)
+
+
+@pytest.mark.parametrize("array", [np.eye(3, dtype=np.float32), np.array([1, 2]), np.array(["a", "b"], dtype=object)])
+def test_arrays_within_a_value_come_back_with_their_dtype(array):
+    (again,) = there_and_back({"x": array}).values()
+    np.testing.assert_array_equal(again, array)
+    assert again.dtype == array.dtype
 
 
 def test_a_network_is_its_name_and_its_arguments():
     net = OnImages(UNet((1, 8, 8), width=8, multipliers=(1, 2), attention=(), n_heads=1, n_conditions=3), (1, 8, 8))
     for given in (MLP(5, width=8, depth=2, n_conditions=1), net):
-        again = _io.from_json(_io.to_json("network", given))
+        again = there_and_back(given)
         assert repr(again) == repr(given)
         assert again.n_conditions == given.n_conditions
         again.load_state_dict(given.state_dict())
 
 
 def test_a_path_comes_back_as_one_and_what_has_no_form_is_named():
-    training = _io.from_json(_io.to_json("training", Training(directory=Path("here"))))
-    assert training.path("pool") == Path("here/pool")
+    assert there_and_back(Training(directory=Path("here"))).path("pool") == Path("here/pool")
+    assert there_and_back(np.random.default_rng(0)) is None
     with pytest.raises(ValueError, match=r"solver=.*cannot be saved.*set_params\(solver='auto'\)"):
-        _io.to_json("solver", print)
+        _io.pack("solver", print, {})
 
 
 def test_a_file_makes_values_of_known_classes_alone():
     with pytest.raises(ValueError, match="'os.system' is not known here"):
-        _io.from_json({"os.system": {"command": "true"}})
+        _io.unpack({"os.system": {"command": "true"}}, {})
 
 
 def corrupt(tmp_path):

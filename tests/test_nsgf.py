@@ -206,6 +206,7 @@ def test_continuous_conditions_are_followed():
         assert made.std(axis=0).max() < 0.4
 
 
+@pytest.mark.slow
 @ignore_report
 def test_pairs_are_honoured_and_lead_their_neighbours():
     rng = np.random.default_rng(0)
