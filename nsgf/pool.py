@@ -5,6 +5,7 @@ lines from their particles to partners from their plans. `fill` follows minibatc
 full, and keeps some flows apart that no network is trained on.
 """
 
+import collections
 import itertools
 import math
 import os
@@ -348,9 +349,9 @@ def fill(
             for certificate in add(itertools.islice(drawn, 1)):
                 settle(*certificate, scheme.solve)
 
-    missing = itertools.islice(itertools.chain([first], drawn), done, None)
-    for _ in add(minibatch for _, minibatch in zip(progress(range(done, n_batches)), missing, strict=False)):
-        pass
+    missing = itertools.chain([first], drawn)
+    next(itertools.islice(missing, done, done), None)  # what follows is drawn as if those were followed now
+    collections.deque(add(drawn for _, drawn in zip(progress(range(done, n_batches)), missing, strict=False)), 0)
     settle(pool.error, pool.converged, scheme.solve)
     calls, apart = itertools.count(), [p for _ in range(_HELD_OUT) for p in unpaired(next(drawn))]
     return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in apart], refresh)

@@ -270,7 +270,7 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     message = (
         "Sinkhorn stopped at a marginal error, or relative error of the map, "
         f"of {error:.2g}, above tol={solver.tol:.2g}. "
-        f"Raise max_iter or blur, or loosen tol, for example solver={type(solver).__name__}(max_iter=50_000)."
+        f"Raise max_iter or blur, or loosen tol: solver={solver!r}."
     )
     if solver.on_unconverged == "raise":
         raise RuntimeError(message)

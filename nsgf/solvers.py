@@ -207,6 +207,9 @@ class _Called(Solver):
     max_iter: int
     on_unconverged: str
 
+    def __repr__(self) -> str:
+        return repr(self.call)
+
     def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         return self.call(x, y, eps, a, b, init=init)
 

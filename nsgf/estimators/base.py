@@ -303,6 +303,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # of a network's first weights, should it be fitted again
                 model = cls().set_params(**unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
