@@ -1,35 +1,31 @@
 """Neural Sinkhorn gradient flows: learn the velocity field that carries one sample to another (arXiv 2401.14069).
 
-Importing this package imports NumPy alone; torch, POT, scikit-learn and matplotlib follow when they are first needed.
+Importing this package imports nothing more; NumPy, torch, POT, scikit-learn and matplotlib follow when first needed.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` exports a name to type checkers
-    from nsgf import datasets as datasets
-    from nsgf import diagnostics as diagnostics
-    from nsgf import metrics as metrics
-    from nsgf import networks as networks
-    from nsgf import ode as ode
-    from nsgf import plots as plots
-    from nsgf.conditions import Labels as Labels
-    from nsgf.conditions import Numbers as Numbers
-    from nsgf.conditions import Pairs as Pairs
-    from nsgf.estimators import NSGF as NSGF
-    from nsgf.estimators import NSGFPlusPlus as NSGFPlusPlus
-    from nsgf.estimators import load as load
-    from nsgf.flow import Trajectory as Trajectory
-    from nsgf.flow import sinkhorn_flow as sinkhorn_flow
+    from nsgf import (
+        datasets as datasets,
+        diagnostics as diagnostics,
+        metrics as metrics,
+        networks as networks,
+        ode as ode,
+        plots as plots,
+    )
+    from nsgf.conditions import Labels as Labels, Numbers as Numbers, Pairs as Pairs
+    from nsgf.estimators import NSGF as NSGF, NSGFPlusPlus as NSGFPlusPlus, load as load
+    from nsgf.flow import Trajectory as Trajectory, sinkhorn_flow as sinkhorn_flow
     from nsgf.pool import TrajectoryPool as TrajectoryPool
-    from nsgf.sinkhorn import Velocity as Velocity
-    from nsgf.sinkhorn import sinkhorn_divergence as sinkhorn_divergence
-    from nsgf.sinkhorn import sinkhorn_velocity as sinkhorn_velocity
-    from nsgf.sinkhorn import spread as spread
-    from nsgf.solvers import POT as POT
-    from nsgf.solvers import Potentials as Potentials
-    from nsgf.solvers import Sinkhorn as Sinkhorn
-    from nsgf.solvers import Solver as Solver
+    from nsgf.sinkhorn import (
+        Velocity as Velocity,
+        sinkhorn_divergence as sinkhorn_divergence,
+        sinkhorn_velocity as sinkhorn_velocity,
+        spread as spread,
+    )
+    from nsgf.solvers import POT as POT, Potentials as Potentials, Sinkhorn as Sinkhorn, Solver as Solver
     from nsgf.training import Training as Training
 
 __version__ = "0.2.0.dev0"

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["main"]
-
 
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command; return the exit status.
@@ -63,7 +61,8 @@ def _fit(arguments: argparse.Namespace) -> None:
     from nsgf import NSGF
 
     source = None if str(arguments.source) == "noise" else _load(arguments.source)
-    model = NSGF(arguments.blur or "auto", random_state=arguments.seed, verbose=1).fit(source, _load(arguments.target))
+    blur = "auto" if arguments.blur is None else arguments.blur
+    model = NSGF(blur, random_state=arguments.seed, verbose=1).fit(source, _load(arguments.target))
     model.save(arguments.model)
 
 

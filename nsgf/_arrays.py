@@ -9,22 +9,7 @@ import importlib.util
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_cupy_array, is_numpy_array, is_torch_array
-
-__all__ = [
-    "Array",
-    "as_pair",
-    "as_points",
-    "as_weights",
-    "check_widths",
-    "device",
-    "like",
-    "namespace",
-    "on_device",
-    "pick_device",
-    "to_numpy",
-    "to_torch",
-]
+from array_api_compat import array_namespace, device as device, is_cupy_array, is_numpy_array, is_torch_array
 
 Array = Any  # a NumPy, CuPy or torch array: the three share no base class
 

@@ -5,8 +5,6 @@ import math
 import numbers
 import warnings
 
-__all__ = ["count", "fraction", "positive", "warn"]
-
 
 def positive(name: str, value: object, good: str) -> None:
     """Raise unless the value is a positive, finite number; `good` is one that serves."""
@@ -27,8 +25,8 @@ def count(name: str, value: object, least: int = 1) -> None:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line outside this package from which it was called, however deep within it this is."""
+    """Warn at the line outside this package, and scikit-learn, from which it was called, however deep this is."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "nsgf":
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("nsgf", "sklearn"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level + 1)

@@ -8,13 +8,11 @@ import contextlib
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-
-__all__ = ["below", "claim", "pack", "read", "replace", "storable", "unpack", "write"]
 
 FORMAT = "nsgf-2"
 Path_ = str | os.PathLike[str]
@@ -31,16 +29,20 @@ def storable(kind: Kind) -> Kind:
 
 
 def _name(kind: type) -> str:
+    if kind.__module__ == "builtins":
+        return kind.__name__
     return kind.__qualname__ if kind.__module__.startswith("nsgf.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def pack(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
+def pack(
+    name: str, value: object, arrays: dict[str, np.ndarray], default: Callable[[object], Any] | None = None
+) -> Any:
     """Return the JSON form of a value, and put its arrays aside under names that begin with `name`.
 
     Raises
     ------
     ValueError
-        Where it has none.
+        Where a part of it has none, and `default` does not give it one.
 
     Examples
     --------
@@ -53,24 +55,31 @@ def pack(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
         return {"array": name}
     if isinstance(value, np.ndarray):
         return {"objects": value.tolist()}
-    if _STORABLE.get(_name(type(value))) is type(value):
-        arguments = {k: getattr(value, k) for k in inspect.signature(type(value)).parameters}
-        return {_name(type(value)): {k: pack(f"{name}.{k}", v, arrays) for k, v in arguments.items()}}
-    if isinstance(value, dict):
-        return {"dict": {k: pack(f"{name}.{k}", v, arrays) for k, v in value.items()}}
+    parts = _parts(value)
+    if parts is not None:
+        return {_name(type(value)): {k: pack(f"{name}.{k}", v, arrays, default) for k, v in parts.items()}}
     if isinstance(value, tuple | list):
-        return {type(value).__name__: [pack(f"{name}.{i}", v, arrays) for i, v in enumerate(value)]}
+        return {type(value).__name__: [pack(f"{name}.{i}", v, arrays, default) for i, v in enumerate(value)]}
     if type(value).__module__.startswith("numpy.random"):
         return None  # a Generator has no JSON form
     value = value.item() if isinstance(value, np.generic) else value
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    try:
-        json.dumps(value)
-    except TypeError:
+    if isinstance(value, str | int | float | None):
+        return value
+    if default is None:
         raise ValueError(
-            f"{name}={value!r} cannot be saved: it has no JSON form. Call set_params({name}='auto') first."
-        ) from None
-    return value
+            f"{name}={value!r} cannot be saved: it has no JSON form. Give text, numbers, or a value of this library or "
+            "a frozen dataclass."
+        )
+    return default(value)
+
+
+def _parts(value: object) -> dict[str, Any] | None:
+    """Return the arguments of a storable value, or the entries of a dictionary; None of anything else."""
+    if isinstance(value, dict):
+        return value
+    names = list(inspect.signature(type(value)).parameters) if _name(type(value)) in _STORABLE else ["?"]
+    return {k: getattr(value, k) for k in names} if all(hasattr(value, k) for k in names) else None
 
 
 def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -112,9 +121,11 @@ def replace(path: Path, blob: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(new)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 
@@ -130,12 +141,15 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    held: Mapping[str, str] = {}
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model at {os.fspath(path)!r}; write one with model.save(path).")
     try:
         with safe_open(path, framework="numpy") as file:
             held = file.metadata() or {}
             meta = json.loads(held[FORMAT])
+            if not isinstance(meta, dict):
+                raise RecursionError("its description is no object")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except KeyError:
         if "nsgf-1" in held:
@@ -144,7 +158,7 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 "open it with that version."
             ) from None
         raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but not of an nsgf model.") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, json.JSONDecodeError, OSError, RecursionError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} cannot be read as an nsgf model ({error}). It may be cut short, corrupt or "
             "of another format: save the model again, or fetch the file again."

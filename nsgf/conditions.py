@@ -8,24 +8,32 @@ import abc
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nsgf import _checks, _io
 from nsgf._arrays import to_numpy
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-__all__ = ["UNKNOWN", "Classes", "Conditions", "Labels", "Moments", "Numbers", "Pairs", "describe", "of_both"]
 
 UNKNOWN = -1  # the code of a label that is not known
 WEIGHT = 4.0  # of conditions that come without one
 
 
+class _Rows:
+    """Values of rows, which cross-validation may take apart."""
+
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: Any) -> Any:
+        return dataclasses.replace(cast(Any, self), values=np.asarray(to_numpy(self.values))[i])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Labels:
+class Labels(_Rows):
     """Labels of the rows of a sample, where an array would be read otherwise, such as labels that are fractions.
 
     Parameters
@@ -43,7 +51,7 @@ class Labels:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Numbers:
+class Numbers(_Rows):
     """Continuous conditions of the rows of a sample, with their weight in the transport.
 
     Parameters
@@ -107,10 +115,13 @@ class Pairs:
         found = np.asarray(to_numpy(self.rows))
         if found.ndim != 2 or found.shape[1] != 2 or not len(found) or found.dtype.kind not in "iu":
             raise ValueError(f"pairs has shape {found.shape} of {found.dtype}; give integers of shape (k, 2).")
-        for column, (name, size) in enumerate((("X_src", n), ("X_tgt", m))):
-            if found[:, column].min() < 0 or found[:, column].max() >= size:
-                raise ValueError(f"pairs names row {found[:, column].max()} of {name}, which has {size} rows, from 0.")
+        for rows, name, size in zip(found.T, ("X_src", "X_tgt"), (n, m), strict=True):
+            for row in rows[(rows < 0) | (rows >= size)]:
+                raise ValueError(f"pairs names row {row} of {name}, which has {size} rows, from 0.")
         return dataclasses.replace(self, rows=found)
+
+
+Given = object  # array-like of labels or numbers, Labels or Numbers
 
 
 class Conditions(abc.ABC):
@@ -122,8 +133,8 @@ class Conditions(abc.ABC):
         """Numbers that the network is given of each row."""
 
     @abc.abstractmethod
-    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
-        """Return the conditions of `n` rows for the transport; one that is no list stands for all."""
+    def codes(self, y: Given, name: str, n: int, *, is_one_for_all: bool = False) -> np.ndarray:
+        """Return the conditions of `n` rows for the transport; where asked for, one may stand for all."""
 
     @abc.abstractmethod
     def columns(self, codes: np.ndarray) -> np.ndarray:
@@ -157,13 +168,13 @@ class Classes(Conditions):
         """One a class."""
         return len(self.labels)
 
-    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
+    def codes(self, y: Given, name: str, n: int, *, is_one_for_all: bool = False) -> np.ndarray:
         """Return the places of the labels (n,), −1 where unknown."""
         if isinstance(y, Numbers):
             raise ValueError(f"{name} has continuous conditions, but the model was fitted with labels. Give labels.")
-        given = y.values if isinstance(y, Labels) else y
-        is_one = not _is_vector(given) and getattr(given, "ndim", 0) == 0
-        labels = _of_length([_plain(given)] * n if is_one else _labels(given, name), n, name)
+        given = _as_array(y.values if isinstance(y, Labels) else y)
+        is_one = getattr(given, "ndim", 0) == 0 and (not _is_vector(given) or _is_in(given, self.labels))
+        labels = _of_length([_plain(given)] * n if is_one and is_one_for_all else _labels(given, name), n, name)
         code = {label: i for i, label in enumerate(self.labels)}
         unseen = [label for label in dict.fromkeys(labels) if not (_is_unknown(label) or label in code)]
         if unseen:
@@ -200,7 +211,7 @@ class Moments(Conditions):
         """One, and one a condition."""
         return 1 + len(self.shift)
 
-    def codes(self, y: "ArrayLike | Labels | Numbers", name: str, n: int) -> np.ndarray:
+    def codes(self, y: Given, name: str, n: int, *, is_one_for_all: bool = False) -> np.ndarray:
         """Return the standardised conditions (n, k)."""
         if isinstance(y, Labels):
             raise ValueError(f"{name} has labels, but the model was fitted with continuous conditions. Give numbers.")
@@ -211,7 +222,7 @@ class Moments(Conditions):
                 f"{name} has {values.shape[1]} continuous conditions a row, but the model was fitted with {k}. Give an "
                 f"array of shape ({n}, {k})."
             )
-        values = np.repeat(values, n, axis=0) if len(values) == 1 else values
+        values = np.repeat(values, n, axis=0) if is_one_for_all and len(values) == 1 else values
         return (_of_length(values, n, name) - self.shift) / self.scale
 
     def columns(self, codes: np.ndarray) -> np.ndarray:
@@ -219,13 +230,13 @@ class Moments(Conditions):
         return np.concatenate([np.ones((len(codes), 1)), codes], axis=1).astype(np.float32)
 
 
-def describe(y: "ArrayLike | Labels | Numbers", name: str) -> Conditions:
+def describe(y: Given, name: str) -> Conditions:
     """Return what the conditions `y` are: labels where an array has one dimension, continuous where it has two."""
     if isinstance(y, Numbers) or (not isinstance(y, Labels) and _n_dimensions(y) == 2):
-        said = y if isinstance(y, Numbers) else Numbers(y)
+        said = y if isinstance(y, Numbers) else Numbers(cast(ArrayLike, y))
         values = _numbers(said.values, name)
         return Moments(values.mean(axis=0), np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0), said.weight)
-    given = _labels(y.values if isinstance(y, Labels) else y, name)
+    given = _labels(_as_array(y.values if isinstance(y, Labels) else y), name)
     if not isinstance(y, Labels):
         _refuse_fractions(given, name)
     labels = [label for label in given if not _is_unknown(label)]
@@ -265,6 +276,7 @@ def of_both(n: int | None, m: int, y_src: Any, y_tgt: Any) -> Described:
 
 def _n_dimensions(y: Any) -> int:
     """Return the dimensions of `y`; 1 for lists of what are no numbers."""
+    y = _as_array(y)
     if hasattr(y, "ndim"):
         return int(y.ndim)
     return 2 if isinstance(y, list | tuple) and len(y) > 0 and all(isinstance(row, list) for row in y) else 1
@@ -272,6 +284,18 @@ def _n_dimensions(y: Any) -> int:
 
 def _is_vector(y: Any) -> bool:
     return bool(getattr(y, "ndim", 0) == 1 or isinstance(y, list | tuple | range))
+
+
+def _is_in(label: Any, labels: tuple[Any, ...]) -> bool:
+    """Whether a tuple is one label of those."""
+    return isinstance(label, tuple) and label in labels
+
+
+def _as_array(y: Any) -> Any:
+    """Return a series or frame that does not say its dimensions, such as polars', as a list or an array."""
+    if hasattr(y, "ndim") or not hasattr(y, "to_numpy"):
+        return y
+    return y.to_list() if hasattr(y, "to_list") else y.to_numpy()
 
 
 def _labels(y: Any, name: str) -> list[Any]:
@@ -300,12 +324,18 @@ def _refuse_fractions(labels: Sequence[object], name: str) -> None:
             )
 
 
-def _numbers(y: "ArrayLike", name: str, k: int = 1) -> np.ndarray:
+def _numbers(y: Any, name: str, k: int = 1) -> np.ndarray:
     """Return continuous conditions as finite float64 (n, k); a vector is one row where k > 1, else a column."""
     try:
-        values = np.asarray(to_numpy(y), dtype=np.float64)
+        values = np.asarray(to_numpy(y))
+        if values.dtype.kind in "mMc":
+            raise TypeError
+        values = values.astype(np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is not numeric; give labels in one dimension, or numbers (n, k).") from None
+        raise ValueError(
+            f"{name} is not numeric; give labels in one dimension, or real numbers (n, k). Of dates, give the days "
+            "since the first, such as (t - t_0) / np.timedelta64(1, 'D')."
+        ) from None
     if values.ndim < 2:
         values = values.reshape((1, -1) if k > 1 or values.ndim == 0 else (-1, 1))
     if values.ndim != 2 or 0 in values.shape:
@@ -322,8 +352,8 @@ def _of_length(values: Any, n: int, name: str) -> Any:
 
 
 def _plain(label: Any) -> Any:
-    """Return a NumPy scalar as the Python value."""
-    return label.item() if isinstance(label, np.generic) else label
+    """Return a NumPy scalar, or an array without dimensions, as the Python value."""
+    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 0) == 0 else label
 
 
 def _is_unknown(label: Any) -> bool:

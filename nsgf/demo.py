@@ -11,8 +11,6 @@ from sklearn.datasets import load_digits, load_sample_image
 from nsgf import metrics, plots
 from nsgf.estimators import NSGF
 
-__all__ = ["run"]
-
 
 def run(output: Path) -> None:
     """Run both tasks, print the table, draw the picture to a file."""

@@ -11,8 +11,6 @@ from torch import nn
 
 from nsgf import _io, matching, ode
 
-__all__ = ["Clock", "Field", "follow"]
-
 
 @_io.storable
 class Clock(NamedTuple):

@@ -25,8 +25,6 @@ import numpy as np
 from nsgf._arrays import Array, device, namespace
 from nsgf.kernel import Kernel, half_squares
 
-__all__ = ["LEAST_UNIT", "Solution", "rms", "rounding", "solve_cross", "solve_own", "start"]
-
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
@@ -318,14 +316,21 @@ def _anneal(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array]:
     h = xp.zeros_like(y[..., 0])
     while True:
         for _ in range(3 if eps == 1.0 else 1):
-            f = eps * _softmin((h[..., None, :] - M) / eps + log_b)
-            h = eps * _softmin((f[..., None, :] - M.swapaxes(-1, -2)) / eps + log_a)
+            f = eps * softmin((h[..., None, :] - M) / eps + log_b)
+            h = eps * softmin((f[..., None, :] - M.swapaxes(-1, -2)) / eps + log_a)
         if eps == 1.0:
             return f, h
         eps = max(eps / _COOLING, 1.0)
 
 
-def _softmin(z: Array) -> Array:
+def softmin(z: Array) -> Array:
+    """Return −log Σ_j exp(z_ij) for every row, shape (…, n); never over- or underflows.
+
+    Examples
+    --------
+    >>> softmin(np.log([[0.5, 0.5]]) - 1e4)
+    array([10000.])
+    """
     xp = namespace(z)
     top = xp.max(z, axis=-1, keepdims=True)
     return -(top[..., 0] + xp.log(xp.sum(xp.exp(z - top), axis=-1)))

@@ -15,9 +15,7 @@ from nsgf import _checks
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
 from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, pick_blur, settle, solve_velocity
-from nsgf.solvers import Pair, Solver, pick_solver
-
-__all__ = ["Trajectory", "check_steps", "flow_steps", "sinkhorn_flow", "stacks"]
+from nsgf.solvers import Centred, Solver, pick_solver
 
 
 class Trajectory(NamedTuple):
@@ -63,11 +61,12 @@ def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
     as much is left: each solve starts there.
     """
     a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur**2
-    pair, moves = Pair.of(x, y, a, b), namespace(x).ones_like(x[..., :1, :])
+    pair, moves = Centred.of(x, y, a, b), namespace(x).ones_like(x[..., :1, :])
     moves[..., x.shape[-1] - n_fixed :] = 0.0
-    rest, start = solve.own(pair.y, eps, pair.b), solve.start(pair.y, eps, pair.b)
+    rest = solve.own(pair.y, eps, pair.b)
+    start = solve.start(lambda: rest)
     for eta in np.broadcast_to(step_size, n_steps).tolist():
-        res = solve_velocity(Pair.of(x, y, a, b), eps, solve, start)
+        res = solve_velocity(Centred.of(x, y, a, b), eps, solve, start)
         yield x, res
         x, left = x + eta * moves * res.v, 1.0 - min(eta, 1.0)
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))

@@ -19,8 +19,6 @@ import numpy as np
 
 from nsgf._arrays import Array, device, like, namespace
 
-__all__ = ["Kernel", "barycentric_map", "half_squares", "is_dense", "neighbours"]
-
 _STORED = 2**28  # bytes of entries that are kept
 _BLOCK = 2**20  # entries of one block: what a cache holds
 _PIECE = 2**16  # entries that the cache of one core holds
@@ -203,7 +201,7 @@ class Kernel:
 
 
 def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array:
-    """Return T(z) = Σ_j y_j w_j(z), w(z) = softmax_j((g_j − C(z, y_j))/ε + log b_j), shape (k, d).
+    """Return T(z) = Σ_j y_j w_j(z), w(z) = softmax_j((g_j − C(z, y_j))/ε + log b_j), shape (…, k, d).
 
     Examples
     --------
@@ -213,8 +211,8 @@ def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array
     """
     xp, blur = namespace(b), math.sqrt(eps)
     some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
-    zs, ys, h, weights = z / blur, y[some] / blur, g[some] / eps, b[some]
-    kernel = Kernel(zs, ys, namespace(zs).ones_like(zs[:, 0]), weights)
+    zs, ys, h, weights = z / blur, y[..., some, :] / blur, g[..., some] / eps, b[some]
+    kernel = Kernel(zs, ys, namespace(zs).ones_like(zs.reshape(-1, zs.shape[-2], zs.shape[-1])[0, :, 0]), weights)
     kernel.absorb(h)
     return like(kernel.map(h) * blur, z)
 

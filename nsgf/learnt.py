@@ -9,8 +9,6 @@ from torch import nn
 from nsgf import _io
 from nsgf.field import Clock
 
-__all__ = ["Learnt"]
-
 
 @_io.storable
 class Learnt(NamedTuple):

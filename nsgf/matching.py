@@ -7,6 +7,7 @@ over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16)
 """
 
 import errno
+import hashlib
 import itertools
 import json
 import math
@@ -22,8 +23,6 @@ from torch.optim import swa_utils
 from nsgf import _checks, _io
 from nsgf._arrays import to_torch
 from nsgf.training import Training
-
-__all__ = ["Draw", "Example", "Matched", "device_of", "evaluate", "relative_error", "train"]
 
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
 Draw = Callable[[np.random.Generator], Example]
@@ -130,6 +129,8 @@ class _Run:
             lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
         )
         self.average = swa_utils.AveragedModel(net, multi_avg_fn=self._mix)
+        self.start, self.is_whole = _digest(net), True
+        self.before: tuple[int, Any, Tensor] = (-1, None, torch.empty(0))  # steps done, and states of the generators
         self.losses: list[Tensor] = []
         self.validation: list[tuple[int, float]] = []
 
@@ -141,6 +142,7 @@ class _Run:
         """Take one more step, with what is due after it; return False instead where nothing more is to be gained."""
         if self.has_stalled():
             return False
+        self.before = self.n_done, rng.bit_generator.state, torch.get_rng_state()
         self.step(*draw(rng))
         every = self.training.validate_every
         if held_out and every and self.n_done % every == 0:
@@ -159,10 +161,12 @@ class _Run:
         loss.backward()
         if self.training.clip < math.inf:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.training.clip)
+        self.is_whole = False  # Ctrl-C can come anywhere
         self.optimiser.step()
         self.schedule.step()
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
+        self.is_whole = True
 
     def _mix(self, means: Any, news: Any, _: Any) -> None:
         """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
@@ -184,8 +188,7 @@ class _Run:
                 f"the loss is {float(self.losses[-1])} after {self.n_done} steps. Lower the learning rate or clip "
                 "gradients, training=Training(learning_rate=1e-3, clip=1.0), or leave bf16 out."
             )
-        is_whole = self.n_done == self.schedule.last_epoch == int(self.average.n_averaged)  # Ctrl-C can come anywhere
-        if self.checkpoint is None or self.n_done == self.n_saved or not is_whole:
+        if self.checkpoint is None or self.n_done == self.n_saved or not self.is_whole:
             return
         try:
             _io.write(self.checkpoint, *self._state(rng))
@@ -200,23 +203,28 @@ class _Run:
     def _state(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the arrays and the JSON of a checkpoint."""
         _, loss, validation = self.result()
-        arrays = {"loss": loss, "validation": validation, "torch": torch.get_rng_state().numpy()}
+        done, *states = self.before  # a step that Ctrl-C cut short is to be drawn again
+        drawn, of_torch = states if done == self.n_done else (rng.bit_generator.state, torch.get_rng_state())
+        arrays = {"loss": loss, "validation": validation, "torch": of_torch.numpy()}
         for part in ("net", "average"):
             arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in moments.items()}
         return arrays, {
-            "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
+            "start": self.start,
+            "rng": json.loads(json.dumps(drawn, default=np.ndarray.tolist)),
             "groups": self.optimiser.state_dict()["param_groups"],
             "schedule": self.schedule.state_dict(),
         }
 
     def restore(self, rng: np.random.Generator) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Go on from the checkpoint, where there is one of a training from the same weights."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         try:
-            self._take(rng, *_io.read(self.checkpoint))
+            arrays, meta = _io.read(self.checkpoint)
+            if meta["start"] == self.start:
+                self._take(rng, arrays, meta)
         except (ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"the checkpoint {str(self.checkpoint)!r} does not fit: {error}. Delete it.") from error
 
@@ -233,6 +241,14 @@ class _Run:
         self.n_saved = self.n_done
         rng.bit_generator.state = meta["rng"]
         torch.set_rng_state(tensors["torch"])
+
+
+def _digest(net: nn.Module) -> str:
+    """Return what tells the weights of a network from others."""
+    code = hashlib.sha256()
+    for weight in net.state_dict().values():
+        code.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return code.hexdigest()
 
 
 def device_of(net: nn.Module) -> torch.device:

@@ -3,9 +3,10 @@
 None of them is perfect on two finite samples of one law: read each beside its floor, the figure of real against real.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nsgf._arrays import as_pair, to_numpy
 from nsgf.sinkhorn import sinkhorn_divergence
@@ -55,7 +56,7 @@ class Memorisation(NamedTuple):
     nearer: float
 
 
-def wasserstein(x: Any, y: Any) -> float:
+def wasserstein(x: ArrayLike, y: ArrayLike) -> float:
     """Return W₂(x, y), the exact 2-Wasserstein distance between two samples, in the units of the data.
 
     Parameters
@@ -87,7 +88,7 @@ def wasserstein(x: Any, y: Any) -> float:
     return scale * float(np.sqrt(max(log["cost"], 0.0)))
 
 
-def mmd(x: Any, y: Any, lengths: "tuple[float, ...] | None" = None) -> float:
+def mmd(x: ArrayLike, y: ArrayLike, lengths: "tuple[float, ...] | None" = None) -> float:
     """Return the maximum mean discrepancy of two samples under a sum of Gaussian kernels; no unit.
 
     Parameters
@@ -122,7 +123,7 @@ def mmd(x: Any, y: Any, lengths: "tuple[float, ...] | None" = None) -> float:
     return float(np.sqrt(max(kernel_mean(x, x) + kernel_mean(y, y) - 2 * kernel_mean(x, y), 0.0)))
 
 
-def energy_distance(x: Any, y: Any) -> float:
+def energy_distance(x: ArrayLike, y: ArrayLike) -> float:
     """Return ``√(2 E|x − y| − E|x − x'| − E|y − y'|)``, in the square root of the units of the data (Székely 2013).
 
     Examples
@@ -136,7 +137,7 @@ def energy_distance(x: Any, y: Any) -> float:
     return float(np.sqrt(max(2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean(), 0.0)))
 
 
-def frechet_distance(features_a: Any, features_b: Any) -> float:
+def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     r"""Return the Fréchet distance of the Gaussians fitted to two samples, in *squared* units of the features.
 
     On the features of an Inception network this is FID; feature extractors stay outside this package.
@@ -187,7 +188,7 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
     return float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + np.sum((L_a - L_b @ Q) ** 2))
 
 
-def precision_recall(real: Any, made: Any, k: int = 3) -> PrecisionRecall:
+def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionRecall:
     """Return the precision and recall of made samples against real ones; no unit.
 
     A sample stands for the union of balls around its rows, each of which reaches to the k-th nearest other row.
@@ -230,7 +231,7 @@ def precision_recall(real: Any, made: Any, k: int = 3) -> PrecisionRecall:
     return PrecisionRecall(float(_covered(y, x, k).mean()), float(_covered(x, y, k).mean()))
 
 
-def memorisation(made: Any, seen: Any, unseen: Any) -> Memorisation:
+def memorisation(made: ArrayLike, seen: ArrayLike, unseen: ArrayLike) -> Memorisation:
     """Return whether a model copies its training samples, by their nearest-neighbour distances; no unit.
 
     Parameters
@@ -275,7 +276,7 @@ def memorisation(made: Any, seen: Any, unseen: Any) -> Memorisation:
     return Memorisation(float(copied), float(np.mean(below + up_to)) / (2 * len(d_made)))
 
 
-def _doubles(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[np.ndarray, np.ndarray]:
+def _doubles(x: ArrayLike, y: ArrayLike, names: tuple[str, str] = ("x", "y")) -> tuple[np.ndarray, np.ndarray]:
     """Return two clouds of one space as float64 in host memory."""
     x, y = (np.asarray(to_numpy(z), dtype=np.float64) for z in as_pair(x, y, names))
     return x, y

@@ -23,20 +23,6 @@ from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
 from nsgf.sinkhorn import pick_blur, sinkhorn_velocity, spread
 from nsgf.solvers import Solver
 
-__all__ = [
-    "Minibatches",
-    "Problem",
-    "Side",
-    "anchored",
-    "conditioned",
-    "course",
-    "labelled",
-    "partly_labelled",
-    "plain",
-    "relations",
-    "with_dropped",
-]
-
 
 class Problem(NamedTuple):
     """One Sinkhorn problem.

@@ -287,6 +287,13 @@ def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: 
         return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
 
 
+def _is_alike(sees: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether samples of a shape are the images that a network sees: rows as long, or images but for leading ones."""
+    if len(shape) == 1:
+        return math.prod(sees) == shape[0]
+    return sees[-len(shape) :] == shape[-len(sees) :] and math.prod(sees) == math.prod(shape)
+
+
 def _copied(network: nn.Module, shape: tuple[int, ...], n_conditions: int) -> nn.Module:
     """Return a copy of a module, as one on rows."""
     takes, sees = getattr(network, "n_conditions", n_conditions), getattr(network, "sample_shape", None)
@@ -295,10 +302,10 @@ def _copied(network: nn.Module, shape: tuple[int, ...], n_conditions: int) -> nn
             f"network takes n_conditions={takes}, but the conditions have {n_conditions} numbers: make it with "
             f"n_conditions={n_conditions}."
         )
-    if sees is not None and math.prod(sees) != math.prod(shape):
+    if sees is not None and not _is_alike(tuple(sees), shape):
         raise ValueError(
             f"network has sample_shape={tuple(sees)} with {math.prod(sees)} entries, but a sample has "
-            f"{math.prod(shape)} features."
+            f"{math.prod(shape)} features, in the shape {shape}."
         )
     net = copy.deepcopy(network)
     return net if len(shape) == 1 or isinstance(net, OnImages | UNet) else OnImages(net, shape)

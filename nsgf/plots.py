@@ -1,15 +1,19 @@
 """Pictures of flows. Each function draws on the given Matplotlib axes, or on new ones, and returns them."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["plot_images", "plot_loss", "plot_samples", "plot_trajectories", "plot_velocity_field"]
 
 _SOURCE, _TARGET, _PATH = "#4c72b0", "#dd8452", "#9a9a9a"
 
 
-def _new_axes(ax: Any) -> Any:
+def _new_axes(ax: "Axes | None") -> "Axes":
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -17,7 +21,7 @@ def _new_axes(ax: Any) -> Any:
     return plt.subplots(figsize=(5, 5), layout="constrained")[1]
 
 
-def plot_samples(ax: Any = None, **clouds: np.ndarray) -> Any:
+def plot_samples(ax: "Axes | None" = None, **clouds: np.ndarray) -> "Axes":
     """Scatter named 2-D clouds, each of shape (n, 2), with a legend.
 
     Examples
@@ -29,13 +33,13 @@ def plot_samples(ax: Any = None, **clouds: np.ndarray) -> Any:
     """
     ax = _new_axes(ax)
     for (name, x), colour in zip(clouds.items(), [_SOURCE, _TARGET, "#55a868", "#8172b3"], strict=False):
-        ax.scatter(*np.asarray(x)[:, :2].T, s=4, alpha=0.5, color=colour, label=name, linewidths=0)
+        ax.scatter(np.asarray(x)[:, 0], np.asarray(x)[:, 1], s=4, alpha=0.5, color=colour, label=name, linewidths=0)
     ax.set_aspect("equal")
     ax.legend(markerscale=3, loc="upper right")
     return ax
 
 
-def plot_trajectories(x: np.ndarray, target: "np.ndarray | None" = None, ax: Any = None) -> Any:
+def plot_trajectories(x: np.ndarray, target: "np.ndarray | None" = None, ax: "Axes | None" = None) -> "Axes":
     """Draw the first two features of paths of shape (n_steps + 1, n, d), from source to end.
 
     Examples
@@ -46,7 +50,8 @@ def plot_trajectories(x: np.ndarray, target: "np.ndarray | None" = None, ax: Any
     """
     ax, x = _new_axes(ax), np.asarray(x)
     if target is not None:
-        ax.scatter(*np.asarray(target)[:, :2].T, s=4, alpha=0.35, color=_TARGET, linewidths=0, label="target")
+        y = np.asarray(target)
+        ax.scatter(y[:, 0], y[:, 1], s=4, alpha=0.35, color=_TARGET, linewidths=0, label="target")
     ax.plot(x[:, :, 0], x[:, :, 1], color=_PATH, linewidth=0.5, alpha=0.6)
     ax.scatter(x[0, :, 0], x[0, :, 1], s=5, color=_SOURCE, linewidths=0, label="start", zorder=2)
     ax.scatter(x[-1, :, 0], x[-1, :, 1], s=5, color="black", linewidths=0, label="end", zorder=3)
@@ -55,7 +60,9 @@ def plot_trajectories(x: np.ndarray, target: "np.ndarray | None" = None, ax: Any
     return ax
 
 
-def plot_velocity_field(velocity: Any, like: np.ndarray, n: int = 20, ax: Any = None) -> Any:
+def plot_velocity_field(
+    velocity: Callable[[np.ndarray], np.ndarray], like: np.ndarray, n: int = 20, ax: "Axes | None" = None
+) -> "Axes":
     """Draw the arrows of ``velocity(z)`` on an n × n grid over the extent of the cloud `like` (k, 2).
 
     Examples
@@ -73,7 +80,7 @@ def plot_velocity_field(velocity: Any, like: np.ndarray, n: int = 20, ax: Any = 
     return ax
 
 
-def plot_images(x: np.ndarray, shape: tuple[int, ...], n_columns: int = 10, ax: Any = None) -> Any:
+def plot_images(x: np.ndarray, shape: tuple[int, ...], n_columns: int = 10, ax: "Axes | None" = None) -> "Axes":
     """Tile rows of pixels as images of `shape` (h, w), dark on light, in one grid.
 
     Examples
@@ -92,7 +99,7 @@ def plot_images(x: np.ndarray, shape: tuple[int, ...], n_columns: int = 10, ax: 
     return ax
 
 
-def plot_loss(loss: np.ndarray, ax: Any = None, label: "str | None" = None) -> Any:
+def plot_loss(loss: np.ndarray, ax: "Axes | None" = None, label: "str | None" = None) -> "Axes":
     """Draw a training curve on a logarithmic axis: the mean of each hundredth of the steps.
 
     Examples

@@ -22,8 +22,6 @@ from nsgf.sinkhorn import Velocity, settle
 from nsgf.solvers import Solver
 from nsgf.training import Training
 
-__all__ = ["Filled", "Lines", "Scheme", "Steps", "TrajectoryPool", "fill", "unpaired"]
-
 _HELD_OUT = 2  # minibatches kept from training
 Steps = list[tuple[Array, Velocity]]  # positions and velocities of a flow, step by step
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
@@ -351,7 +349,7 @@ def fill(
 
     missing = itertools.chain([first], drawn)
     next(itertools.islice(missing, done, done), None)  # what follows is drawn as if those were followed now
-    collections.deque(add(drawn for _, drawn in zip(progress(range(done, n_batches)), missing, strict=False)), 0)
+    collections.deque(add(found for _, found in zip(progress(range(done, n_batches)), missing, strict=False)), 0)
     settle(pool.error, pool.converged, scheme.solve)
     calls, apart = itertools.count(), [p for _ in range(_HELD_OUT) for p in unpaired(next(drawn))]
     return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in apart], refresh)
@@ -404,7 +402,10 @@ def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[A
             size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
             message = f"no room for {size:,} bytes of the pool. Free some space, or lower n_batches"
             raise OSError(error.errno, message, os.fspath(directory)) from error
-    mapped = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
+    try:
+        mapped = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{os.fspath(directory)!r} holds a damaged pool ({error}). Delete that directory.") from error
     for name, (shape, dtype) in arrays.items():
         if (mapped[name].shape, mapped[name].dtype) != (shape, dtype):
             raise ValueError(

@@ -13,8 +13,6 @@ from nsgf import _io
 from nsgf._arrays import Array, check_widths, like, to_numpy
 from nsgf.sinkhorn import spread
 
-__all__ = ["Features", "Frame", "Snapshots", "features", "in_form_of", "rows", "same_columns", "shape_of", "snapshots"]
-
 Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
 
 
@@ -65,7 +63,7 @@ class Features(NamedTuple):
     names: np.ndarray | None
 
     @property
-    def named(self) -> np.ndarray:
+    def columns(self) -> np.ndarray:
         """The names; an AttributeError where there are none."""
         if self.names is None:
             raise AttributeError("there are no feature names: the source was no data frame.")
@@ -114,9 +112,9 @@ def in_form_of(X: ArrayLike, z: np.ndarray) -> Array:
     return like(z.reshape(*z.shape[:-1], *shape[1:]) if len(shape) > 2 else z, X)
 
 
-def same_columns(samples: Sequence[ArrayLike | None], names: str) -> None:
+def same_columns(samples: Sequence[Any], names: str) -> None:
     """Refuse data frames with other columns, or another order of them: they are read by position."""
-    columns = [list(X.columns) for X in samples if X is not None and hasattr(X, "columns")]
+    columns = [list(X.columns) for X in samples if hasattr(X, "columns")]
     for other in columns[1:]:
         if other != columns[0]:
             raise ValueError(
@@ -128,15 +126,18 @@ def same_columns(samples: Sequence[ArrayLike | None], names: str) -> None:
 def snapshots(given: Any) -> tuple[tuple[float, ...], list[np.ndarray], list[Any]]:
     """Return the times of a time course, its samples as rows, and as they were given; in the order of time."""
     items = list(given.items() if isinstance(given, Mapping) else given if given is not None else ())
-    if not items or not all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
+    if not items or not all(isinstance(z, tuple | list) and len(z) == 2 and not np.isscalar(z[1]) for z in items):
         raise ValueError(
             "X_tgt is missing. Give target samples, fit(X_src, X_tgt), with X_src=None for noise; or the snapshots of "
             "a time course, fit({t: X_t})."
         )
     try:
-        times = [float(t) for t, _ in items]
+        times = [float(t) if not isinstance(t, np.datetime64 | np.timedelta64) else float("t") for t, _ in items]
     except (TypeError, ValueError):
-        raise ValueError(f"X_src has times that are no numbers: {[t for t, _ in items]}.") from None
+        raise ValueError(
+            f"X_src has times that are no numbers: {[t for t, _ in items]}. Of dates, give the days or hours since the "
+            "first, such as (t - t_0) / np.timedelta64(1, 'D')."
+        ) from None
     if len(items) < 2 or len(set(times)) < len(times) or not np.isfinite(times).all():
         raise ValueError(f"X_src has the times {times}; a time course needs two or more, finite and all different.")
     order = np.argsort(times)

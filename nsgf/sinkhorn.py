@@ -23,9 +23,7 @@ from numpy.typing import ArrayLike
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
 from nsgf._checks import warn
 from nsgf.kernel import half_squares
-from nsgf.solvers import Pair, Potentials, Solver, pick_solver
-
-__all__ = ["Velocity", "pick_blur", "settle", "sinkhorn_divergence", "sinkhorn_velocity", "solve_velocity", "spread"]
+from nsgf.solvers import Centred, Potentials, Solver, pick_solver
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
 _PLAN_BLOCK = 2**22  # entries of the plan that exist at a time
@@ -78,7 +76,7 @@ class Velocity:
     converged : bool
         Whether `error` is within the solver's tolerance. Where `v` is smaller than a tenth of the blur, its error
         need only be small against that.
-    pair, cross : Pair and Potentials
+    pair, cross : Centred and Potentials
         The clouds, each moved to zero mean, and their potentials: what a call on new points needs.
     """
 
@@ -88,7 +86,7 @@ class Velocity:
     eps: float
     error: float
     converged: bool
-    pair: Pair = dataclasses.field(repr=False)
+    pair: Centred = dataclasses.field(repr=False)
     cross: Potentials = dataclasses.field(repr=False)
 
     @property
@@ -195,14 +193,14 @@ def sinkhorn_velocity(
     solve = pick_solver(solver)
     xs, ys = as_pair(x, y)
     eps = pick_blur(blur, xs, ys) ** 2
-    pair = Pair.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
-    start = solve.start(pair.y, eps, pair.b) if init is None else _into_frame(init, pair)
+    pair = Centred.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
+    start = solve.start(lambda: solve.own(pair.y, eps, pair.b)) if init is None else _into_frame(init, pair)
     res = solve_velocity(pair, eps, solve, start)
     settle(res.error, res.converged, solve)
     return dataclasses.replace(res, v=like(res.v, x))
 
 
-def solve_velocity(pair: Pair, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
+def solve_velocity(pair: Centred, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
     """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
     v, cross, own, error, converged = solve.difference(pair, eps, start)
     return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
@@ -253,9 +251,9 @@ def sinkhorn_divergence(
     solve = pick_solver(solver)
     x, y = as_pair(x, y)
     eps = pick_blur(blur, x, y) ** 2
-    pair = Pair.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
+    pair = Centred.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
     own_x, own_y = solve.own(pair.x, eps, pair.a), solve.own(pair.y, eps, pair.b)
-    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(pair.y, eps, pair.b))
+    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y))
     solved = (cross, own_x, own_y)
     settle(max(p.error for p in solved), all(p.converged for p in solved), solve)
     shift = pair.x_mean - pair.y_mean
@@ -268,7 +266,7 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     if converged:
         return
     message = (
-        "Sinkhorn stopped at a marginal error, or relative error of the map, "
+        "The solve stopped at a marginal error, or relative error of the map, "
         f"of {error:.2g}, above tol={solver.tol:.2g}. "
         f"Raise max_iter or blur, or loosen tol: solver={solver!r}."
     )
@@ -279,7 +277,7 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     warn(message, ConvergenceWarning)
 
 
-def _out_of_frame(p: Potentials, pair: Pair) -> Potentials:
+def _out_of_frame(p: Potentials, pair: Centred) -> Potentials:
     """Return the potentials of the clouds where they lie, from those of the centred clouds.
 
     With s the shift between the means, C(x, y) is C of the centred points plus s·x − s·y + ½|s|².
@@ -289,7 +287,7 @@ def _out_of_frame(p: Potentials, pair: Pair) -> Potentials:
     return p._replace(f=f, g=p.g - xp.sum(pair.y * shift, axis=-1))
 
 
-def _into_frame(p: Potentials, pair: Pair) -> Potentials:
+def _into_frame(p: Potentials, pair: Centred) -> Potentials:
     """Return a start for the centred clouds from potentials of the clouds where they lie."""
     if not isinstance(p, Potentials):
         raise TypeError(f"init is a {type(p).__name__}; give Potentials, such as previous.potentials, or init=None.")

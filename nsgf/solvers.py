@@ -24,19 +24,6 @@ from nsgf._arrays import Array, device, like, namespace, to_numpy
 from nsgf.fixed_point import LEAST_UNIT, rms
 from nsgf.kernel import Kernel, barycentric_map, half_squares, is_dense, neighbours
 
-__all__ = [
-    "POT",
-    "Difference",
-    "Pair",
-    "Potentials",
-    "Sinkhorn",
-    "Solver",
-    "cost",
-    "pick_solver",
-    "self_potentials",
-    "softmin",
-]
-
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
 _ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one stack
@@ -76,7 +63,7 @@ Cloud = tuple[Array, Array]  # points (…, n, d) and their weights (n,)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class Centred:
     """Two weighted clouds, each moved to zero mean.
 
     Attributes
@@ -106,7 +93,7 @@ class Pair:
         """Return T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
         T_xy = barycentric_map(z, self.y, cross.g, eps, self.b)
         T_xx = barycentric_map(z, self.x, own.f, eps, self.a)
-        return (T_xy - T_xx) + (self.y_mean - self.x_mean)
+        return (T_xy - T_xx) + (self.y_mean - self.x_mean)[..., None, :]
 
 
 class Difference(NamedTuple):
@@ -183,11 +170,11 @@ class Solver(abc.ABC):
         solved = self_potentials(x, eps, a, tol=0.01 * self.tol)
         return solved._replace(converged=solved.error <= self.tol)
 
-    def start(self, y: Array, eps: float, b: Array) -> Start:
-        """Return what a solve towards (y, b) starts from: those of a flow at rest, x = y + c; None to choose itself."""
-        return self.own(y, eps, b)
+    def start(self, rest: Callable[[], Potentials]) -> Start:
+        """Return what a first solve begins with: those that `rest` gives, of a flow at rest; None to choose itself."""
+        return rest()
 
-    def difference(self, pair: Pair, eps: float, init: Start = None) -> Difference:
+    def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles; its error is here the larger marginal error of the two problems."""
         cross, own = self(pair.x, pair.y, eps, pair.a, pair.b, init), self.own(pair.x, eps, pair.a)
         v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
@@ -224,23 +211,8 @@ def cost(x: Array, y: Array) -> Array:
     array([[12.5]])
     """
     xp = namespace(x, y)
-    half_squares = 0.5 * xp.sum(x * x, axis=1)[:, None] + 0.5 * xp.sum(y * y, axis=1)[None, :]
-    return xp.clip(half_squares - x @ y.T, 0.0, None)  # (n, m)
-
-
-def softmin(scores: Array, log_weights: Array) -> Array:
-    """Return −log Σ_j exp(scores_ij + log_weights_j) for every row, shape (n,); never over- or underflows.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> softmin(np.array([[-1e4, -1e4]]), np.log([0.5, 0.5]))
-    array([10000.])
-    """
-    xp = namespace(scores)
-    z = scores + log_weights[None, :]
-    top = xp.max(z, axis=1, keepdims=True)
-    return -(top[:, 0] + xp.log(xp.sum(xp.exp(z - top), axis=1)))
+    squares = 0.5 * xp.sum(x * x, axis=1)[:, None] + 0.5 * xp.sum(y * y, axis=1)[None, :]
+    return xp.clip(squares - x @ y.T, 0.0, None)  # (n, m)
 
 
 def log(w: Array) -> Array:
@@ -327,7 +299,7 @@ class POT(Solver):
         xp = namespace(M)
         rows, columns = xp.nonzero(a)[0], xp.nonzero(b)[0]  # POT divides by weights
         M, a, b_in = M[rows][:, columns], a[rows], b[columns]
-        start = None if log_v is None else (softmin(-M, log_v[columns]) + log(a), log_v[columns])
+        start = None if log_v is None else (fixed_point.softmin(log_v[columns] - M) + log(a), log_v[columns])
         stop = self.tol / b_in.shape[0] ** 0.5  # POT stops on the L2 norm of the error; by Cauchy-Schwarz, L1 ≤ √m L2
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # POT reports failure by warnings; the certificate replaces them
@@ -405,11 +377,11 @@ class Sinkhorn(Solver):
         """Return the potentials of (x, a) with itself, within their share of the tolerance."""
         return _own(x, eps, a, tol=_OWN_SHARE * self.tol).potentials
 
-    def start(self, y: Array, eps: float, b: Array) -> Start:
+    def start(self, rest: Callable[[], Potentials]) -> Start:
         """Return None: each solve finds its own start."""
         return None
 
-    def difference(self, pair: Pair, eps: float, init: Start = None) -> Difference:
+    def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
 
         That is root-mean-square over the particles, relative to the difference, and to be within `tol`.
@@ -441,7 +413,7 @@ class Sinkhorn(Solver):
         """Return how many problems a cache holds, or fill a GPU."""
         return max(1, min(_STACK, (_ON_HOST if device == "cpu" else _ON_DEVICE) // (n * m)))
 
-    def _crossed(self, pair: Pair, eps: float, init: Start, own: "_Mapped", share: float) -> tuple["_Mapped", Array]:
+    def _crossed(self, pair: Centred, eps: float, init: Start, own: "_Mapped", share: float) -> tuple["_Mapped", Array]:
         """Return cross potentials within a share of the tolerance, and the velocity."""
         shift = (pair.y_mean - pair.x_mean)[..., None, :]
         finer, clouds = dataclasses.replace(self, tol=share * self.tol), ((pair.x, pair.a), (pair.y, pair.b))
@@ -590,12 +562,15 @@ def pick_solver(solver: object) -> Solver:
     """Return the solver that `solver` names: ``"auto"``, a solver value as it is, or a callable with its attributes."""
     if isinstance(solver, str) and solver == "auto":
         return Sinkhorn()
-    if isinstance(solver, Solver):
-        return solver
-    if not isinstance(solver, type) and callable(solver):
-        with contextlib.suppress(AttributeError):
-            return _Called(solver, *(getattr(solver, name) for name in ("tol", "max_iter", "on_unconverged")))
-    raise ValueError(f"solver={solver!r} is unknown; choose 'auto' or a solver value such as nsgf.POT().")
+    limits: list[Any] = [getattr(solver, name, None) for name in ("tol", "max_iter", "on_unconverged")]
+    if not isinstance(solver, type) and callable(solver) and None not in limits:
+        solve = solver if isinstance(solver, Solver) else _Called(solver, *limits)
+        _check_limits(solve)
+        return solve
+    raise ValueError(
+        f"solver={solver!r} is unknown; choose 'auto', a solver value such as nsgf.POT(), or a callable of your own "
+        "with the attributes tol, max_iter and on_unconverged."
+    )
 
 
 def _certified(M: Array, log_a: Array, log_b: Array, log_v: Array, eps: float, n_iter: int, tol: float) -> Potentials:
@@ -605,8 +580,8 @@ def _certified(M: Array, log_a: Array, log_b: Array, log_v: Array, eps: float, n
     half step, g the softmin of f, can only lower it.
     """
     xp = namespace(M)
-    f = softmin(-M, log_v)
-    g = softmin(f[None, :] - M.T, log_a)
+    f = fixed_point.softmin(log_v - M)
+    g = fixed_point.softmin((f[None, :] - M.T) + log_a)
     columns = xp.exp(log_v - g)  # the column marginal, from v = b exp(g_old / eps) and b exp((g_old - g) / eps)
     error = float(xp.sum(xp.abs(columns - xp.exp(log_b))))
     return Potentials(f * eps, g * eps, error, n_iter, error <= tol)

@@ -15,8 +15,6 @@ from nsgf.minibatches import Minibatches, Side
 from nsgf.samples import Features, Frame
 from nsgf.solvers import Solver
 
-__all__ = ["Task"]
-
 _REFERENCE_ROWS = 2048  # target rows kept for score(): enough for a stable figure, O(n²) memory once
 Known = ArrayLike | Labels | Numbers | None
 
@@ -154,7 +152,7 @@ class Task:
             return None
         if y is None:
             return np.zeros((n, self.n_conditions), np.float32)
-        return self.kinds.columns(self.kinds.codes(y, "y", n))
+        return self.kinds.columns(self.kinds.codes(y, "y", n, is_one_for_all=True))
 
     def draw(self, n: int, y: Known, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """Return `n` points of the source and their conditions for a network.
@@ -169,7 +167,7 @@ class Task:
             return x[i], kinds.columns(own[i])
         if not isinstance(kinds, Classes):
             raise ValueError("y of sample needs labels, or a model fitted without y_src; use transform(X, y).")
-        codes, i = kinds.codes(y, "y", n), np.empty(n, dtype=int)
+        codes, i = kinds.codes(y, "y", n, is_one_for_all=True), np.empty(n, dtype=int)
         for k in np.unique(codes):
             which, found = np.flatnonzero(codes == k), np.flatnonzero((own == k) | (k == UNKNOWN))
             found = found if len(found) else np.flatnonzero(own == UNKNOWN)
@@ -190,21 +188,16 @@ class Task:
         return first, last
 
     def kept(self, rng: np.random.Generator) -> "Task":
-        """Return what a fitted model remembers: all but the targets, of which at most 2048 rows."""
+        """Return what a fitted model remembers: the source, and at most 2048 rows of the target."""
         n = sum(len(x) for x in self.snapshots[1:]) or len(self.target.rows)
-        i = rng.choice(
-            n, size=min(n, _REFERENCE_ROWS), replace=False
-        )  # of a course too, so that the stream is the same
-        if self.times:
-            last = len(self.target.rows)
-            i = np.arange(min(last, _REFERENCE_ROWS)) * last // min(last, _REFERENCE_ROWS)
-        target = Side(self.target.rows[i])
+        i = rng.choice(n, size=min(n, _REFERENCE_ROWS), replace=False)  # a course draws too: its seeds keep their bits
+        target = Side(self.target.rows[:_REFERENCE_ROWS] if self.times else self.target.rows[i])
         return dataclasses.replace(self, target=target, pairs=None, snapshots=())
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""
         arrays: dict[str, np.ndarray] = {}
-        code = hashlib.sha256(json.dumps(_io.pack("task", self, arrays)).encode())
+        code = hashlib.sha256(json.dumps(_io.pack("task", self, arrays, repr)).encode())
         for array in arrays.values():
             code.update(np.ascontiguousarray(array).data)
         return code.digest()

@@ -1,6 +1,7 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
+import numbers
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ __all__ = ["Training"]
 
 
 @_io.storable
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
     """How a field is trained, beside the number of steps.
 
@@ -41,7 +42,7 @@ class Training:
         Validations without a better figure after which the training ends; 0 to train to the end. What is kept is the
         average of the last weights.
     condition_dropout : float
-        Particles of a conditional model whose condition is dropped before the transport, as a fraction of `batch_size`:
+        Particles of a conditional model whose condition is dropped before the transport, as a fraction of a minibatch:
         from them the network learns the field without conditions, which guidance needs.
     refill_every : int
         Steps between two new minibatch flows, each of which replaces the oldest in the pool; 0 for a fixed pool.
@@ -86,7 +87,7 @@ class Training:
         _checks.positive("learning_rate", self.learning_rate, "5e-3")
         _checks.fraction("ema_decay", self.ema_decay, "0.999")
         _checks.fraction("condition_dropout", self.condition_dropout, "0.2")
-        if isinstance(self.clip, str) or not self.clip > 0:
+        if not (isinstance(self.clip, numbers.Real) and float(self.clip) > 0):
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
         for name in ("batch_size", "checkpoint_every"):
             _checks.count(name, getattr(self, name))
@@ -94,6 +95,8 @@ class Training:
             _checks.count(name, getattr(self, name), 0)
         if self.pool_bytes is not None:
             _checks.count("pool_bytes", self.pool_bytes, 0)
+        if not isinstance(self.directory, str | os.PathLike | None):
+            raise ValueError(f"directory={self.directory!r} must be a path, or None to write nothing.")
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
 

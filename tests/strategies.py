@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from gaussian import Gaussian
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 
 seeds = st.integers(0, 2**32 - 1)
 costly = settings(max_examples=min(50, settings.default.max_examples))  # of the profile that conftest.py has loaded

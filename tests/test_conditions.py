@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+from sklearn.model_selection import KFold
 from tolerances import FLOAT64
 
 from nsgf import Labels, Numbers, Pairs
@@ -37,7 +39,7 @@ def test_numbers_of_one_dimension_are_a_column(values):
     np.testing.assert_allclose([codes.mean(), codes.std()], [0.0, 1.0], atol=FLOAT64)
     np.testing.assert_array_equal(kinds.columns(codes), np.column_stack([np.ones(3), codes]).astype(np.float32))
     for one in (1.5, [1.5], Numbers(1.5), np.array([[1.5]])):  # stands for all
-        np.testing.assert_allclose(kinds.codes(one, "y", 3), np.repeat(codes[1:2], 3, axis=0))
+        np.testing.assert_allclose(kinds.codes(one, "y", 3, is_one_for_all=True), np.repeat(codes[1:2], 3, axis=0))
 
 
 def test_an_array_of_two_dimensions_is_numbers_of_the_default_weight():
@@ -46,7 +48,9 @@ def test_an_array_of_two_dimensions_is_numbers_of_the_default_weight():
     assert (type(kinds), kinds.weight, kinds.n_columns) == (Moments, 4.0, 4)
     codes = kinds.codes(rows, "y", 50)
     np.testing.assert_allclose(codes.std(axis=0), [1.0, 1.0, 0.0], atol=FLOAT64)
-    np.testing.assert_allclose(kinds.codes(rows[7], "y", 2), codes[[7, 7]])  # k > 1: a vector is a row
+    np.testing.assert_allclose(
+        kinds.codes(rows[7], "y", 2, is_one_for_all=True), codes[[7, 7]]
+    )  # k > 1: a vector is a row
 
 
 def test_fractions_are_labels_where_they_are_said_to_be():
@@ -56,7 +60,7 @@ def test_fractions_are_labels_where_they_are_said_to_be():
 
 def test_one_label_stands_for_all():
     kinds = Classes((("a", 1), "b"))
-    np.testing.assert_array_equal(kinds.codes("b", "y", 3), [1, 1, 1])
+    np.testing.assert_array_equal(kinds.codes("b", "y", 3, is_one_for_all=True), [1, 1, 1])
     np.testing.assert_array_equal(kinds.codes([("a", 1), None], "y", 2), [0, -1])
 
 
@@ -77,7 +81,7 @@ def test_one_label_stands_for_all():
 )
 def test_what_a_model_does_not_know_is_refused_by_name(kinds, y, words):
     with pytest.raises(ValueError, match=words):
-        kinds.codes(y, "y", 2)
+        kinds.codes(y, "y", 2, is_one_for_all=True)
 
 
 @pytest.mark.parametrize("value", [Numbers, lambda **weight: Pairs([(0, 0)], **weight)], ids=["Numbers", "Pairs"])
@@ -107,3 +111,36 @@ def test_a_class_that_is_called_minus_one_is_pointed_out():
     with pytest.warns(UserWarning, match="y_tgt has labels 1 and -1, and -1 stands for unknown: 2 rows"):
         assert describe([1, -1, 1, -1], "y_tgt").labels == (1,)
     assert describe(pd.Series([1, None, 1], dtype="Int64"), "y_tgt").labels == (1,)
+
+
+@pytest.mark.parametrize("y", [Numbers(5.0), Numbers([5.0]), [[5.0]], Numbers(np.arange(4.0)[None])])
+def test_conditions_of_another_length_are_refused_and_not_repeated(y):
+    with pytest.raises(ValueError, match="y_tgt has 1 rows but there are 4 samples"):
+        of_both(None, 4, None, y)
+
+
+@pytest.mark.parametrize(
+    "y", [pd.Series(pd.date_range("2020-01-01", periods=3)), np.arange(3) * 1j, ["1 h", "2 h", "x"]]
+)
+def test_what_is_no_real_number_is_refused_with_the_way_out_for_dates(y):
+    with pytest.raises(ValueError, match=r"y_tgt is not numeric.*days since the first.*timedelta64"):
+        describe(Numbers(y), "y_tgt")
+
+
+def test_series_and_scalars_of_any_library_are_labels():
+    kinds = describe(pl.Series(["u", "v", None]), "y")
+    assert kinds.labels == ("u", "v")
+    np.testing.assert_array_equal(kinds.codes(pl.Series(["v", "u"]), "y", 2), [1, 0])
+    for one in (1, np.array(1), np.int64(1)):
+        np.testing.assert_array_equal(Classes((0, 1)).codes(one, "y", 2, is_one_for_all=True), [1, 1])
+    tuples = Classes((("a", 1), ("b", 2)))
+    np.testing.assert_array_equal(tuples.codes(("b", 2), "y", 3, is_one_for_all=True), [1, 1, 1])
+
+
+def test_conditions_are_taken_apart_as_samples_are():
+    for said in (Numbers([1.0, 2.0, 3.0, 4.0], weight=2.0), Labels(["a", "b", "a", "b"])):
+        parts = [said[rows] for rows, _ in KFold(2).split(np.zeros(4))]
+        assert [len(part) for part in parts] == [2, 2]
+        assert {type(part) for part in parts} == {type(said)}
+        assert getattr(parts[0], "weight", 2.0) == 2.0
+        np.testing.assert_array_equal(np.concatenate([part.values for part in parts[::-1]]), said.values)

@@ -3,8 +3,7 @@
 import gaussian
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from strategies import gaussian_pairs, seeds
 from tolerances import FLOAT32, FLOAT64
 

@@ -67,7 +67,7 @@ def test_a_network_is_its_name_and_its_arguments():
 def test_a_path_comes_back_as_one_and_what_has_no_form_is_named():
     assert there_and_back(Training(directory=Path("here"))).path("pool") == Path("here/pool")
     assert there_and_back(np.random.default_rng(0)) is None
-    with pytest.raises(ValueError, match=r"solver=.*cannot be saved.*set_params\(solver='auto'\)"):
+    with pytest.raises(ValueError, match="solver=.*cannot be saved.*frozen dataclass"):
         _io.pack("solver", print, {})
 
 
@@ -116,7 +116,7 @@ def test_foreign_missing_and_incomplete_files_are_clear_errors(tmp_path):
 
 def test_a_file_is_opened_by_the_class_that_it_holds(tmp_path):
     _io.write(tmp_path / "other", {}, {"class": "Another"})
-    with pytest.raises(ValueError, match="holds a Another, which is none of NSGF, NSGFPlusPlus"):
+    with pytest.raises(ValueError, match="holds a Another, which is none of .*NSGF, NSGFPlusPlus"):
         nsgf.load(tmp_path / "other")
 
 

@@ -127,7 +127,7 @@ def test_evaluations_are_counted_as_made(leaf, name):
     hook = nn.modules.module.register_module_forward_hook(lambda net, *_: calls.append(isinstance(net, fields)))
     with contextlib.ExitStack() as stack:
         stack.callback(hook.remove)
-        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, 1 if task.y is None else 2)):
+        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, 2)) if task.y is not None else ((0.0, 1), (1.0, 1)):
             calls.clear()
             model.transform(task.x, task.y, guidance=guidance)
             assert sum(calls) == times * model.n_evaluations
@@ -138,6 +138,9 @@ def test_guidance_of_zero_knows_no_condition_and_guidance_of_one_is_the_default(
     (model, given), task = fitted(leaf, name), TASKS[name]
     same(model.transform(task.x, task.y, guidance=0), model.transform(task.x))
     same(model.transform(task.x, task.y, guidance=1), given["transform"])
+    if task.y is None:
+        with pytest.raises(ValueError, match="guidance=1.5 was given to a model that was fitted without conditions"):
+            model.transform(task.x, guidance=1.5)
 
 
 @every_leaf

@@ -1,6 +1,7 @@
 """The training loop: what it does to the optimiser, and what survives a kill, a full disk and Ctrl-C."""
 
 import contextlib
+import copy
 import time
 
 import numpy as np
@@ -223,8 +224,9 @@ def test_a_module_of_ones_own_may_have_buffers(tmp_path):
         return (x,), v
 
     path = tmp_path / "checkpoint"
-    first = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
-    again = train(net, draw_rows, np.random.default_rng(0), 20, checkpoint=path)
+    first, again = (
+        train(copy.deepcopy(net), draw_rows, np.random.default_rng(0), 20, checkpoint=path) for _ in range(2)
+    )
     assert torch.equal(first.net[1].running_mean, again.net[1].running_mean)
 
 
@@ -234,3 +236,50 @@ def test_a_long_table_is_evaluated_in_parts(monkeypatch):
     whole = evaluate(net, x, t, c)
     monkeypatch.setattr("nsgf.matching._CHUNK", {"cpu": 14})
     np.testing.assert_allclose(evaluate(net, x, t, c), whole, atol=1e-6)
+
+
+class Interrupting(nn.Module):
+    """A layer that is interrupted once, after so many calls: in the middle of a step, whose batch has been drawn."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.training and self.calls == self.at:
+            raise KeyboardInterrupt
+        return x
+
+
+@pytest.mark.parametrize("ends_early", [True, False])
+def test_ctrl_c_within_a_step_loses_no_draw(tmp_path, ends_early):
+    def run(at):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.2), Interrupting(at), nn.Linear(8, 2))
+
+        def draw_rows(rng):
+            (x, _), v = draw(rng)
+            return (x,), v
+
+        rng, path = np.random.default_rng(0), None if at is None else tmp_path / "checkpoint"
+        return train(net, draw_rows, rng, 40, checkpoint=path, ends_early=ends_early).loss
+
+    if ends_early:
+        with pytest.warns(UserWarning, match="after 24 of 40 steps"):
+            run(25)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(25)
+    np.testing.assert_array_equal(run(-1), run(None))
+
+
+def test_a_checkpoint_of_a_training_from_other_weights_is_begun_anew(tmp_path):
+    path = tmp_path / "checkpoint"
+    matched(20, checkpoint=path)
+    other = network()
+    nn.init.zeros_(other.layers[0].bias)
+    seen = []
+    train(other, draw, np.random.default_rng(0), 20, checkpoint=path, progress=lambda steps: map(seen.append, steps))
+    assert len(seen) == 20

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from common import labelled_sample, nearest_centre
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from strategies import seeds
 from tolerances import FLOAT32
 

@@ -322,3 +322,22 @@ def test_networks_of_the_package_are_stored_with_their_arguments(network, data, 
     np.testing.assert_array_equal(loaded.transform(data[1][:3]), model.transform(data[1][:3]))
     assert repr(loaded.network) == repr(model.network)
     assert np.isfinite(loaded.fit(*data).transform(data[1][:3])).all()  # of other first weights
+
+
+@pytest.mark.parametrize(("sees", "shape"), [((4, 16), (1, 8, 8)), ((3, 8, 8), (8, 8, 3)), ((1, 7, 9), (64,))])
+def test_a_unet_for_images_of_another_shape_is_refused_even_with_as_many_pixels(sees, shape):
+    net = UNet(sees, width=8, multipliers=(1, 2), attention=(), n_heads=1)
+    with pytest.raises(ValueError, match=r"network has sample_shape=.* but a sample has"):
+        build(net, shape)
+    for same in (sees, sees[1:] if sees[0] == 1 else (1, *sees) if len(sees) == 2 else sees):
+        assert build(net, same) is not net
+
+
+@pytest.mark.filterwarnings("ignore:report_:UserWarning")
+def test_a_network_passed_as_a_value_keeps_its_first_weights_in_a_file(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    settings = {"max_iter": 3, "n_batches": 1, "batch_size": 32, "device": "cpu", "random_state": 0}
+    model = NSGF(network=MLP(2, width=8), **settings).fit(x, x + 1.0)
+    model.save(tmp_path / "m")
+    again = nsgf.load(tmp_path / "m").fit(x, x + 1.0)
+    np.testing.assert_array_equal(again.transform(x), model.transform(x))

@@ -39,6 +39,8 @@ def test_fields_of_values_are_read_and_set_by_name(leaf):
     assert model.get_params()["solver__max_iter"] == 7
     twin = clone(model).set_params(training__warmup=5)
     assert (twin.training.warmup, model.training.warmup) == (5, 2)
+    model.set_params(training=None, training__batch_size=64)
+    assert model.training == Training(batch_size=64)
 
 
 @leaves
@@ -155,3 +157,12 @@ def test_a_bad_parameter_of_two_phases_is_named(parameters, words):
 def test_cuda_asked_for_and_absent_names_the_remedy(leaf):
     with pytest.raises(RuntimeError, match="device='cuda' was asked for.*device='cpu'"):
         leaf(device="cuda").fit(*samples(50))
+
+
+@ignore_report
+def test_a_parameter_that_is_changed_to_what_it_cannot_be_is_refused_at_use():
+    for leaf, n_steps in ((NSGF, 0), (NSGF, -1), (NSGFPlusPlus, (0, 5))):
+        model = leaf(**BARELY).fit(*samples(60)).set_params(n_steps=n_steps)
+        for use in (lambda model=model: model.transform(np.zeros((1, 2))), model.sample):
+            with pytest.raises(ValueError, match="n_steps=.* must be an integer of at least 1"):
+                use()

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from common import CENTRES
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from strategies import cloud, seeds
 from tolerances import FLOAT32, rounding
 
@@ -46,7 +45,7 @@ def test_the_columns_of_a_frame_are_kept_by_name():
     named = features(pd.DataFrame(CENTRES, columns=["a", "b"]))
     assert (named.n, named.names.tolist()) == (2, ["a", "b"])
     with pytest.raises(AttributeError, match="no data frame"):
-        features(CENTRES).named  # noqa: B018  a property that raises
+        features(CENTRES).columns  # noqa: B018  a property that raises
 
 
 @pytest.mark.parametrize(

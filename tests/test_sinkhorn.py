@@ -7,8 +7,7 @@ import ot
 import pytest
 import reference
 from common import dtypes, methods, samples
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from strategies import (
     costly,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import reference
 from common import BARELY, ignore_report, methods, samples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from strategies import costly, coupled_problems, hard_problem, problems
 from velocities import assert_same_velocity, quietly, reference_velocity
 
 import nsgf
 from nsgf import NSGF, POT, Sinkhorn, Solver, sinkhorn_divergence, sinkhorn_flow, sinkhorn_velocity, spread
+from nsgf.flow import flow_steps
 from nsgf.kernel import barycentric_map
 from nsgf.solvers import self_potentials
 
@@ -197,6 +197,32 @@ def test_a_solver_of_ones_own_gives_the_velocity_the_divergence_and_the_flow(sol
     np.testing.assert_allclose(*ways, atol=30 * solver.tol)
 
 
+@dataclasses.dataclass(frozen=True)
+class Stacking(Own):
+    """A solver of one's own that solves stacks of problems, one by one."""
+
+    def __call__(self, x, y, eps, a, b, init=None):
+        if x.ndim == 2:
+            return super().__call__(x, y, eps, a, b, init)
+        one = super().__call__
+        solved = [one(x_k, y_k, eps, a, b) for x_k, y_k in zip(x, y, strict=True)]
+        f, g = (np.stack([getattr(p, name) for p in solved]) for name in "fg")
+        return solved[0]._replace(f=f, g=g, error=max(p.error for p in solved))
+
+    def stack(self, n, m, device):
+        return 4
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_a_solver_of_ones_own_solves_stacks(zeros):
+    rng = np.random.default_rng(0)
+    x, c = 5 * rng.normal(size=(4, 4, 2)), rng.normal(size=(4, 1, 2))  # as many problems as points
+    weights = np.r_[np.zeros(zeros), np.ones(4 - zeros)]
+    steps = flow_steps(x, x + c, 0.5, 2, 0.5, Stacking(tol=1e-6), (weights, weights))
+    for left, (_, res) in zip((1.0, 0.5), steps, strict=True):
+        np.testing.assert_allclose(res.v[:, zeros:], np.broadcast_to(left * c, x.shape)[:, zeros:], atol=1e-3)
+
+
 @own_solvers
 @pytest.mark.parametrize("known", [False, True], ids=["plain", "partly labelled"])
 @ignore_report
@@ -213,7 +239,7 @@ def test_a_frozen_dataclass_of_ones_own_is_stored_and_a_function_is_refused(tmp_
     model = NSGF(**BARELY | {"solver": Own(tol=1e-2)}).fit(*samples(60))
     model.save(tmp_path / "m")
     assert nsgf.load(tmp_path / "m").solver == Own(tol=1e-2)
-    with pytest.raises(ValueError, match=r"solver=<function plain.*set_params\(solver='auto'\)"):
+    with pytest.raises(ValueError, match="solver=<function plain.* cannot be saved.*frozen dataclass"):
         model.set_params(solver=plain).save(tmp_path / "m")
     assert nsgf.load(tmp_path / "m").solver == Own(tol=1e-2)
 
@@ -227,3 +253,13 @@ def test_the_policy_of_a_solver_of_ones_own_is_kept():
         with pytest.raises(RuntimeError, match=r"above tol=1e-09\. Raise max_iter.*") as caught:
             sinkhorn_velocity(*hard_problem(), solver=solver)
         assert "_Called" not in str(caught.value)
+
+
+def test_a_solver_without_its_limits_or_with_a_policy_that_is_none_is_refused():
+    def plain(x, y, eps, a, b, init=None):
+        raise NotImplementedError
+
+    with pytest.raises(ValueError, match="solver=<function .* is unknown.*with the attributes tol, max_iter"):
+        NSGF(solver=plain).fit(*samples(20))
+    with pytest.raises(ValueError, match="on_unconverged='ignore' is unknown; choose 'warn' or 'raise'"):
+        NSGF(solver=Own(on_unconverged="ignore")).fit(*samples(20))

@@ -1,5 +1,7 @@
 """The habits of a training, in an estimator: what is refused, refills and validation, and directories."""
 
+import itertools
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from common import BARELY, QUICK, full_disk, ignore_report, labelled_sample, sam
 
 from nsgf import NSGF, NSGFPlusPlus, Training, _io
 from nsgf.networks import MLP
+from nsgf.pool import Lines
 
 SHORT = QUICK | {"n_batches": 3, "batch_size": 64, "n_steps": 2, "max_iter": 150}
 
@@ -107,6 +110,28 @@ def test_a_fit_in_a_directory_is_taken_up_in_the_phase_that_it_reached(tmp_path)
     again = NSGFPlusPlus(**settings).fit(*samples())
     for name in ("loss", "straight_loss", "time_loss"):
         np.testing.assert_array_equal(again.history_[name], first.history_[name])
+
+
+@ignore_report
+def test_what_began_from_a_training_that_was_interrupted_is_trained_anew_when_that_goes_on(tmp_path, monkeypatch):
+    settings = SHORT | {"max_iter": 12, "training": Training(batch_size=128, directory=tmp_path)}
+    with monkeypatch.context() as patch:
+        draw, calls = Lines.draw, itertools.count()
+        patch.setattr(Lines, "draw", lambda *z: draw(*z) if next(calls) != 8 else signal.raise_signal(signal.SIGINT))
+        with pytest.warns(UserWarning, match="Training stopped by Ctrl-C after 4 of 12 steps"):
+            NSGFPlusPlus(**settings).fit(*samples())  # four draws are held out
+    again = NSGFPlusPlus(**settings).fit(*samples())
+    whole = NSGFPlusPlus(**settings | {"training": Training(batch_size=128, directory=tmp_path / "other")})
+    whole.fit(*samples())
+    for name in ("straight_loss", "loss", "time_loss"):
+        np.testing.assert_array_equal(again.history_[name], whole.history_[name])
+
+
+@ignore_report
+def test_the_steps_of_a_second_phase_are_no_other_run(tmp_path):
+    model = NSGFPlusPlus(**SHORT | {"max_iter": 5, "training": Training(directory=tmp_path)}).fit(*samples())
+    for n_steps in ((model.n_steps, 9), [model.n_steps, 3]):
+        model.set_params(n_steps=n_steps).fit(*samples())
 
 
 SCRIPT = """

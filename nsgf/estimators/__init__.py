@@ -1,6 +1,7 @@
 """Scikit-learn estimators: the contract in `base`, and one leaf a file."""
 
 import os
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,14 @@ from nsgf.estimators.nsgf import NSGF
 from nsgf.estimators.nsgf_plus_plus import NSGFPlusPlus
 
 __all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "load"]
+
+
+def _leaves(kind: Any) -> dict[str, Any]:
+    """Return all subclasses by name; of one name, the one of this library."""
+    found: dict[str, Any] = {}
+    for leaf in reversed(kind.__subclasses__()):
+        found |= _leaves(leaf) | {leaf.__name__: leaf}
+    return found
 
 
 def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> BaseFlow:
@@ -37,7 +46,7 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) ->
     ...     type(nsgf.load(f"{directory}/model.safetensors")).__name__
     'NSGF'
     """
-    name, leaves = _io.read(path)[1].get("class"), {leaf.__name__: leaf for leaf in BaseFlow.__subclasses__()}
+    name, leaves = str(_io.read(path)[1].get("class")), _leaves(BaseFlow)
     if name not in leaves:
-        raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(leaves)}.")
+        raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(sorted(leaves))}.")
     return leaves[name].load(path, network=network)

@@ -36,8 +36,6 @@ from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
 
-__all__ = ["Ask", "BaseFlow"]
-
 
 class Ask(NamedTuple):
     """What is asked of a path beside its start: the part of a time course, and the guidance."""
@@ -46,29 +44,30 @@ class Ask(NamedTuple):
     guidance: float = 1.0
 
     @classmethod
-    def of(cls, guidance: object, span: tuple[float, float] = (0.0, 1.0)) -> "Ask":
-        """Return what is asked, or raise where the guidance is no number."""
+    def of(cls, guidance: object, c: np.ndarray | None, span: tuple[float, float] = (0.0, 1.0)) -> "Ask":
+        """Return what is asked, or raise where the guidance is no number, or has no conditions to strengthen."""
         if not (isinstance(guidance, int | float | np.number) and np.isfinite(guidance)):
             raise ValueError(f"guidance={guidance!r} must be a number; 1.0 follows the conditional field.")
+        if c is None and guidance not in (0, 1):
+            raise ValueError(f"guidance={guidance!r} was given to a model that was fitted without conditions.")
         return cls(span, float(guidance))
 
 
 class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     """Contract of every flow estimator; not for direct use."""
 
-    training: Training | None
-    device: str
     random_state: RandomState
-    verbose: int
     _task: Task
     _learnt: Learnt
     _sampler: np.random.Generator  # of sample()
 
     n_features_in_ = Fitted[int](lambda self: self._task.features.n)
-    feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.named)
+    feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.columns)
     sample_shape_ = Fitted[tuple[int, ...]](lambda self: self._task.frame.shape)
     shift_ = Fitted[np.ndarray](lambda self: self._task.frame.shift)
     scale_ = Fitted[float](lambda self: self._task.frame.scale)
+    condition_shift_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "shift", None))
+    condition_scale_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "scale", None))
     classes_ = Fitted[tuple[Any, ...] | None](lambda self: getattr(self._task.kinds, "labels", None))
     times_ = Fitted[np.ndarray | None](lambda self: np.array(self._task.times) if self._task.times else None)
     history_ = Fitted[dict[str, Any]](lambda self: self._learnt.history)
@@ -208,11 +207,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self, X: ArrayLike, y: Known, guidance: float, t0: float | None, t1: float | None
     ) -> Iterator[np.ndarray]:
         x = self._read(X)
-        return self._path(x, self._task.columns(y, len(x)), Ask.of(guidance, self._task.span(t0, t1)))
+        c = self._task.columns(y, len(x))
+        return self._path(x, c, Ask.of(guidance, c, self._task.span(t0, t1)))
 
     def _read(self, X: ArrayLike) -> np.ndarray:
         """Return new source samples as rows in units."""
         check_is_fitted(self)
+        self._check()  # some may be changed after fit
         x = samples.rows(X, "X", 1)
         samples.check_features(self, X)
         return self._task.frame.to_unit(x)
@@ -239,10 +240,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         array of shape (n, d), or (n, …) in the shape of the target samples
         """
         check_is_fitted(self)
+        self._check()
         _checks.count("n", n)
         rng = self._sampler if random_state is None else as_rng(random_state)
         x, c = self._task.draw(int(n), y, rng)
-        *_, z = self._path(x, c, Ask.of(guidance))
+        *_, z = self._path(x, c, Ask.of(guidance, c))
         return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
 
     def score(self, X: ArrayLike, X_tgt: ArrayLike | None = None, *, y: Known = None, guidance: float = 1.0) -> float:
@@ -262,6 +264,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         target = self._task.target.rows
         if X_tgt is not None:
             y = samples.rows(X_tgt, "X_tgt", 1)
+            samples.same_columns([self._task.features, X_tgt], "the samples of the fit and X_tgt")
             check_widths(y, target, ("X_tgt", "the target of the fit"))
             target = frame.to_unit(y)
         carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
@@ -303,15 +306,15 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # of a network's first weights, should it be fitted again
                 model = cls().set_params(**unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
-        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+                sampler = as_rng(model.random_state).spawn(2)[1]
+        except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
         except LookupError as error:
             raise ValueError(f"{os.fspath(path)!r} {error}") from None
-        model.__dict__.update(_task=task, _learnt=learnt, _sampler=as_rng(model.random_state).spawn(2)[1])
+        model.__dict__.update(_task=task, _learnt=learnt, _sampler=sampler)
         return model
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -324,9 +327,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """Set parameters by name, or fields of values, as ``training__learning_rate``."""
         fields = {k: v for k, v in params.items() if "__" in k}
         given = {k: v for k, v in params.items() if k not in fields}
-        now = {"training": habits(self)} | {
-            k: v for k, v in (super().get_params(deep=False) | given).items() if v is not None
-        }
+        now = super().get_params(deep=False) | given
+        if now.get("training", self) is None:
+            now["training"] = Training()
         return super().set_params(**given | with_fields(now, fields))
 
     def _claim(self, task: Task) -> None:

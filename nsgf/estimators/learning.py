@@ -18,8 +18,6 @@ from nsgf.solvers import Sinkhorn, Solver, pick_solver
 from nsgf.task import Task
 from nsgf.training import Training
 
-__all__ = ["Pooled", "check", "filled", "trained"]
-
 _POOL_SOLVER = Sinkhorn(tol=1e-2)  # its error is far below that of sampling a minibatch
 
 
@@ -52,7 +50,7 @@ def filled(
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
     blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
     drawn = task.minibatches(model.batch_size, rng, blur, solve, training.condition_dropout)
-    blur = pick_blur(blur, *_both_ends(next(drawn))) * scale
+    blur = pick_blur(blur, *_both_ends(next(drawn))) * scale  # drawn for the blur alone: seeds keep their bits
     if task.times:
         scheme = Scheme.course(blur / scale, n_steps, solve, device)
     else:

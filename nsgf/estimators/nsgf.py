@@ -1,5 +1,6 @@
 """NSGF: a network is matched to the velocities of minibatch flows, and new points follow it."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,9 +17,8 @@ from nsgf.solvers import Solver
 from nsgf.task import Task
 from nsgf.training import Training
 
-__all__ = ["NSGF"]
 
-
+@dataclasses.dataclass(eq=False, repr=False)
 class NSGF(BaseFlow):
     """Neural Sinkhorn gradient flow: transport from a source sample to a target sample.
 
@@ -41,7 +41,8 @@ class NSGF(BaseFlow):
         The field, called as ``network(x, t)`` on rows (n, d) or images (n, …), with times (n,). Features come with
         a variance of about one. ``"mlp"`` has 3 hidden layers of 256 units; ``"unet"`` is
         :class:`nsgf.networks.UNet` for images. Passed as a value it can have another size, and takes rows as the images
-        that they stand for; :class:`nsgf.networks.OnImages` does that for a network of your own.
+        that they stand for; :class:`nsgf.networks.OnImages` does that for a network of your own. A module comes with
+        first weights of its own: set torch's seed before you make it.
     max_iter : int
         Optimisation steps of the network.
     training : Training, optional
@@ -81,6 +82,8 @@ class NSGF(BaseFlow):
         The steps that the field was trained on, and their total length, `n_steps` times `step_size`.
     classes_ : tuple, or None
         The labels, of a model that was fitted with some, in the order of the numbers that the network sees.
+    condition_shift_, condition_scale_ : arrays of shape (k,), or None
+        Mean and deviation of continuous conditions, in which the network sees them.
     times_ : array of shape (k,), or None
         The times of the snapshots of a time course.
     sample_shape_ : tuple of int
@@ -108,34 +111,19 @@ class NSGF(BaseFlow):
     ((3, 2), (5, 2))
     """
 
-    def __init__(  # noqa: PLR0913  an estimator's parameters
-        self,
-        blur: "float | str" = "auto",
-        *,
-        n_steps: int = 5,
-        step_size: float = 1.0,
-        batch_size: int = 1024,
-        n_batches: int = 32,
-        network: "str | nn.Module" = "mlp",
-        max_iter: int = 6000,
-        training: Training | None = None,
-        solver: "Solver | str" = "auto",
-        device: str = "auto",
-        random_state: RandomState = None,
-        verbose: int = 0,
-    ) -> None:
-        self.blur = blur
-        self.n_steps = n_steps
-        self.step_size = step_size
-        self.batch_size = batch_size
-        self.n_batches = n_batches
-        self.network = network
-        self.max_iter = max_iter
-        self.training = training
-        self.solver = solver
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    blur: float | str = "auto"
+    _: dataclasses.KW_ONLY
+    n_steps: int = 5
+    step_size: float = 1.0
+    batch_size: int = 1024
+    n_batches: int = 32
+    network: str | nn.Module = "mlp"
+    max_iter: int = 6000
+    training: Training | None = None
+    solver: Solver | str = "auto"
+    device: str = "auto"
+    random_state: RandomState = None
+    verbose: int = 0
 
     field_ = Fitted[nn.Module](lambda self: self._learnt.networks["field_"])
     n_steps_ = Fitted[int](lambda self: self._learnt.clock.n_steps)
@@ -147,7 +135,8 @@ class NSGF(BaseFlow):
 
         `n_steps`, times the intervals of a time course; twice as many under a guidance other than 0 and 1.
         """
-        return self.n_steps * (1 if self.times_ is None else len(self.times_) - 1)
+        times = self.times_ if self.__sklearn_is_fitted__() else None
+        return self.n_steps * (1 if times is None else len(times) - 1)
 
     def _check(self) -> None:
         learning.check(self, self.n_steps)

@@ -1,5 +1,6 @@
 """NSGF++: few steps of the flow that NSGF learns, then a straight flow from where they have led."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -20,11 +21,10 @@ from nsgf.solvers import Solver
 from nsgf.task import Known, Task
 from nsgf.training import Training
 
-__all__ = ["NSGFPlusPlus"]
-
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class NSGFPlusPlus(BaseFlow):
     """Two-phase flow: few steps of the Sinkhorn gradient flow, then a straight flow from where they have led.
 
@@ -57,7 +57,7 @@ class NSGFPlusPlus(BaseFlow):
     report_ : dict
         As in `NSGF`, of phase 1; ``"time_error"`` is the mean error of the predictor's times on fresh
         lines.
-    blur_, shift_, scale_, n_iter_, sample_shape_, n_features_in_, feature_names_in_
+    blur_, shift_, scale_, n_iter_, n_steps_, flow_time_, classes_, sample_shape_, n_features_in_, feature_names_in_
         As in `NSGF`; ``n_iter_`` counts the steps of all three.
 
     Notes
@@ -81,34 +81,19 @@ class NSGFPlusPlus(BaseFlow):
     ((8, 3, 2), array([1, 1, 2, 2, 2, 2, 2]))
     """
 
-    def __init__(  # noqa: PLR0913  an estimator's parameters
-        self,
-        blur: "float | str" = "auto",
-        *,
-        n_steps: "int | tuple[int, int]" = (5, 5),
-        step_size: float = 1.0,
-        batch_size: int = 1024,
-        n_batches: int = 32,
-        network: "str | nn.Module" = "mlp",
-        max_iter: "int | tuple[int, int, int]" = 6000,
-        training: Training | None = None,
-        solver: "Solver | str" = "auto",
-        device: str = "auto",
-        random_state: RandomState = None,
-        verbose: int = 0,
-    ) -> None:
-        self.blur = blur
-        self.n_steps = n_steps
-        self.step_size = step_size
-        self.batch_size = batch_size
-        self.n_batches = n_batches
-        self.network = network
-        self.max_iter = max_iter
-        self.training = training
-        self.solver = solver
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    blur: float | str = "auto"
+    _: dataclasses.KW_ONLY
+    n_steps: int | tuple[int, int] = (5, 5)
+    step_size: float = 1.0
+    batch_size: int = 1024
+    n_batches: int = 32
+    network: str | nn.Module = "mlp"
+    max_iter: int | tuple[int, int, int] = 6000
+    training: Training | None = None
+    solver: Solver | str = "auto"
+    device: str = "auto"
+    random_state: RandomState = None
+    verbose: int = 0
 
     field_ = Fitted[nn.Module](lambda self: self._learnt.networks["field_"])
     straight_field_ = Fitted[nn.Module](lambda self: self._learnt.networks["straight_field_"])

@@ -13,8 +13,6 @@ from sklearn.exceptions import NotFittedError
 from nsgf import _io
 from nsgf.training import Training
 
-__all__ = ["Fitted", "RandomState", "as_rng", "fields_of", "habits", "key_of", "packed", "unpacked", "with_fields"]
-
 RandomState = int | np.random.Generator | np.random.RandomState | None
 _NOT_LEARNT = ("random_state", "verbose", "device")  # change nothing of what is learnt
 T = TypeVar("T")
@@ -59,8 +57,15 @@ def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) ->
     for name, new in changes.items():
         owner, _, field = name.partition("__")
         if name not in fields_of(parameters):
-            known = [k for k in fields_of(parameters) if k.startswith(f"{owner}__")]
-            raise ValueError(f"Invalid parameter {name!r}. Valid ones are: {', '.join(known) or list(parameters)}.")
+            known = ", ".join(k for k in fields_of(parameters) if k.startswith(f"{owner}__"))
+            raise ValueError(
+                f"Invalid parameter {name!r}: "
+                + (
+                    f"choose one of {known}."
+                    if known
+                    else f"{owner}={parameters.get(owner)!r} has no fields; set it first."
+                )
+            )
         changed[owner] = dataclasses.replace(changed.get(owner, parameters[owner]), **{field: new})
     return changed
 
@@ -68,7 +73,10 @@ def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) ->
 def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
     """Return the JSON form of a parameter; of a network of the user's own, its name."""
     try:
-        return _io.pack(name, value, arrays)
+        form = _io.pack(name, value, arrays)
+        if isinstance(value, torch.nn.Module):  # its first weights, should it be fitted again
+            arrays |= {f"first.{k}": v.detach().cpu().numpy() for k, v in value.state_dict().items()}
+        return form
     except ValueError:
         if isinstance(value, torch.nn.Module):
             return {"module": type(getattr(value, "net", value)).__name__}
@@ -83,7 +91,11 @@ def unpacked(
     own = forms.get("network")
     if network is None and isinstance(own, dict) and "module" in own:
         raise LookupError(f"was fitted with a network of your own, {own['module']}: give it, load(path, network=…).")
-    return {k: _io.unpack(form, arrays) for k, form in forms.items() if k not in given} | given
+    found = {k: _io.unpack(form, arrays) for k, form in forms.items() if k not in given} | given
+    first = {k: torch.from_numpy(v) for k, v in _io.below("first", arrays).items()}
+    if first and network is None:
+        found["network"].load_state_dict(first)
+    return found
 
 
 def habits(model: Any) -> Training:
@@ -95,11 +107,13 @@ def habits(model: Any) -> Training:
 def key_of(model: Any, fingerprint: bytes) -> str:
     """Return what tells the training of an estimator from one of other data or parameters."""
     parameters = model.get_params(deep=False)
-    meant = {k: repr(v) for k, v in parameters.items() if k not in _NOT_LEARNT} | {"class": type(model).__name__}
-    meant["training"] = repr(dataclasses.replace(habits(model), directory=None, pool_bytes=None, checkpoint_every=1))
+    meant = {k: v for k, v in parameters.items() if k not in _NOT_LEARNT} | {"class": type(model).__name__}
+    meant["training"] = dataclasses.replace(habits(model), directory=None, pool_bytes=None, checkpoint_every=1)
+    meant["n_steps"] = int(np.ravel(parameters.get("n_steps", 0))[0])  # those of a second phase change nothing learnt
     if isinstance(model.random_state, int | np.integer):
-        meant["random_state"] = repr(int(model.random_state))
-    key, network = hashlib.sha256(json.dumps(meant, sort_keys=True).encode() + fingerprint), parameters.get("network")
+        meant["random_state"] = int(model.random_state)
+    packed = _io.pack("parameters", meant, {}, lambda value: getattr(value, "__qualname__", type(value).__qualname__))
+    key, network = hashlib.sha256(json.dumps(packed, sort_keys=True).encode() + fingerprint), parameters.get("network")
     for weight in network.state_dict().values() if isinstance(network, torch.nn.Module) else ():
         key.update(np.ascontiguousarray(weight.detach().cpu().numpy()).data)
     return key.hexdigest()
