@@ -1,11 +1,11 @@
-"""The command line: every command, and an error in one line."""
+"""The command line: what the commands fit and open, and an error in one line."""
 
 import functools
 
 import numpy as np
 from common import BARELY, ignore_report, samples
 
-from nsgf import NSGF
+from nsgf import NSGF, NSGFPlusPlus
 from nsgf.__main__ import main
 
 
@@ -25,6 +25,17 @@ def test_the_command_line_fits_transforms_and_samples(tmp_path, capfd, monkeypat
         assert (model.blur, model.random_state) == (1.0, int(seed))
         np.testing.assert_array_equal(np.load(files["carried.npy"]), model.transform(np.load(files["x.npy"])))
         np.testing.assert_array_equal(np.load(files["drawn.npy"]), model.sample(5, random_state=0))
+
+
+@ignore_report
+def test_the_command_line_opens_whatever_a_file_holds(tmp_path):
+    x, y = samples(64)
+    model = NSGFPlusPlus(**BARELY).fit(x, y)
+    model.save(tmp_path / "model")
+    np.save(tmp_path / "x.npy", x)
+    assert main(["transform", *(str(tmp_path / name) for name in ("model", "x.npy", "carried.npy"))]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "carried.npy"), model.transform(x))
+    assert main(["fit", *(str(tmp_path / name) for name in ("x.npy", "x.npy", "other")), "--blur", "0"]) == 1
 
 
 def test_the_command_line_reports_an_error_in_one_line(tmp_path, capsys):
