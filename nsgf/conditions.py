@@ -173,7 +173,8 @@ class Classes(Conditions):
         if isinstance(y, Numbers):
             raise ValueError(f"{name} has continuous conditions, but the model was fitted with labels. Give labels.")
         given = _as_array(y.values if isinstance(y, Labels) else y)
-        is_one = getattr(given, "ndim", 0) == 0 and (not _is_vector(given) or _is_in(given, self.labels))
+        is_tuple = isinstance(given, tuple) and given in self.labels
+        is_one = getattr(given, "ndim", 0) == 0 and (is_tuple or not _is_vector(given))
         labels = _of_length([_plain(given)] * n if is_one and is_one_for_all else _labels(given, name), n, name)
         code = {label: i for i, label in enumerate(self.labels)}
         unseen = [label for label in dict.fromkeys(labels) if not (_is_unknown(label) or label in code)]
@@ -284,11 +285,6 @@ def _n_dimensions(y: Any) -> int:
 
 def _is_vector(y: Any) -> bool:
     return bool(getattr(y, "ndim", 0) == 1 or isinstance(y, list | tuple | range))
-
-
-def _is_in(label: Any, labels: tuple[Any, ...]) -> bool:
-    """Whether a tuple is one label of those."""
-    return isinstance(label, tuple) and label in labels
 
 
 def _as_array(y: Any) -> Any:

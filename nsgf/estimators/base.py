@@ -19,17 +19,8 @@ from torch import nn
 from nsgf import _checks, _io, diagnostics, samples
 from nsgf._arrays import Array, check_widths
 from nsgf.conditions import Pairs
-from nsgf.estimators.parameters import (
-    Fitted,
-    RandomState,
-    as_rng,
-    fields_of,
-    habits,
-    key_of,
-    packed,
-    unpacked,
-    with_fields,
-)
+from nsgf.estimators import parameters
+from nsgf.estimators.parameters import Fitted, RandomState, as_rng
 from nsgf.learnt import Learnt
 from nsgf.samples import Snapshots
 from nsgf.sinkhorn import sinkhorn_divergence
@@ -280,10 +271,10 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """
         check_is_fitted(self)
         arrays = self._learnt.weights()
-        parameters = {k: packed(k, v, arrays) for k, v in self.get_params(deep=False).items()}
+        given = {k: parameters.packed(k, v, arrays) for k, v in self.get_params(deep=False).items()}
         values = {"task": self._task, "learnt": self._learnt._replace(networks={})}
         values = {k: _io.pack(k, v, arrays) for k, v in values.items()}
-        _io.write(path, arrays, {"class": type(self).__name__, "parameters": parameters} | values)
+        _io.write(path, arrays, {"class": type(self).__name__, "parameters": given} | values)
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> Self:
@@ -306,7 +297,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
-                model = cls().set_params(**unpacked(meta["parameters"], arrays, network))
+                model = cls().set_params(**parameters.unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
                 sampler = as_rng(model.random_state).spawn(2)[1]
@@ -319,9 +310,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name; with `deep`, the fields of values too, as ``training__learning_rate``."""
-        parameters = super().get_params(deep=False)
-        values = parameters | ({"training": habits(self)} if "training" in parameters else {})
-        return fields_of(values) | parameters if deep else parameters
+        given = super().get_params(deep=False)
+        values = given | ({"training": parameters.habits(self)} if "training" in given else {})
+        return parameters.fields_of(values) | given if deep else given
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by name, or fields of values, as ``training__learning_rate``."""
@@ -330,14 +321,14 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         now = super().get_params(deep=False) | given
         if now.get("training", self) is None:
             now["training"] = Training()
-        return super().set_params(**given | with_fields(now, fields))
+        return super().set_params(**given | parameters.with_fields(now, fields))
 
     def _claim(self, task: Task) -> None:
         """Raise where the network does not fit the task, or the directory is another run's."""
         self._networks(task, seed=0)
-        directory = habits(self).directory
+        directory = parameters.habits(self).directory
         if directory is not None:
-            _io.claim(directory, key_of(self, task.fingerprint()))
+            _io.claim(directory, parameters.key_of(self, task.fingerprint()))
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is something remembered."""
