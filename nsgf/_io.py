@@ -59,7 +59,11 @@ def pack(
     if parts is not None:
         return {_name(type(value)): {k: pack(f"{name}.{k}", v, arrays, default) for k, v in parts.items()}}
     if isinstance(value, tuple | list):
-        return {type(value).__name__: [pack(f"{name}.{i}", v, arrays, default) for i, v in enumerate(value)]}
+        return {
+            "tuple" if isinstance(value, tuple) else "list": [
+                pack(f"{name}.{i}", v, arrays, default) for i, v in enumerate(value)
+            ]
+        }
     if type(value).__module__.startswith("numpy.random"):
         return None  # a Generator has no JSON form
     value = value.item() if isinstance(value, np.generic) else value
@@ -149,7 +153,7 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             held = file.metadata() or {}
             meta = json.loads(held[FORMAT])
             if not isinstance(meta, dict):
-                raise RecursionError("its description is no object")
+                raise ValueError("its description is no object")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except KeyError:
         if "nsgf-1" in held:
@@ -158,7 +162,7 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 "open it with that version."
             ) from None
         raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but not of an nsgf model.") from None
-    except (SafetensorError, json.JSONDecodeError, OSError, RecursionError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} cannot be read as an nsgf model ({error}). It may be cut short, corrupt or "
             "of another format: save the model again, or fetch the file again."

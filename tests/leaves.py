@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common import small_unet
 from torch import nn
 
 from nsgf import Solver, _checks, datasets
@@ -11,7 +12,6 @@ from nsgf.estimators import BaseFlow
 from nsgf.estimators.parameters import Fitted
 from nsgf.field import Clock, Field
 from nsgf.learnt import Learnt
-from nsgf.networks import UNet
 
 
 class Task(NamedTuple):
@@ -38,16 +38,13 @@ def tasks():
     y, far = datasets.moons(160, rng), datasets.moons(160, rng) + [4.0, 0.0]
     names, others = (rng.choice(["a", "b"], size=n).astype(object) for n in (160, 20))
     pictures = rng.uniform(size=(2, 40, 1, 8, 8)) * np.linspace(0, 1, 8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = UNet((1, 8, 8), width=8, multipliers=(1, 2), attention=(), n_heads=1)
     return {
         "plain": Task((x, y), new),
         "labels": Task((x, y), new, {"y_src": names, "y_tgt": names[::-1]}, others),
         "numbers": Task((None, y), new, {"y_tgt": y[:, :1] + y[:, 1:]}, new[:, :1]),
         "pairs": Task((x, y), new, {"pairs": [(0, 7), (5, 3), (9, 9)]}),
         "course": Task(({0.0: x, 1.0: y, 3.0: far},), new),
-        "images": Task(tuple(pictures), pictures[0, :20], parameters={"network": net, "max_iter": 3}),
+        "images": Task(tuple(pictures), pictures[0, :20], parameters={"network": small_unet(), "max_iter": 3}),
     }
 
 

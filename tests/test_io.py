@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,11 @@ def test_a_value_comes_back_as_it_was(value):
     again = there_and_back(value)
     assert again == value
     assert type(again) is type(value)
+
+
+def test_a_named_tuple_of_the_users_own_comes_back_as_a_tuple():
+    label = namedtuple("Dose", "drug amount")("a", 1)
+    assert there_and_back(label) == label
 
 
 @pytest.mark.parametrize("array", [np.eye(3, dtype=np.float32), np.array([1, 2]), np.array(["a", "b"], dtype=object)])

@@ -17,6 +17,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from common import full_disk
 from leaves import Interrupted, MeanFlow, Stopping, tasks
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -232,18 +233,6 @@ def interrupted(owner, name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, ctrl_c)
         yield
-
-
-@contextlib.contextmanager
-def full_disk(size):
-    """Let no file grow beyond `size`, as where the disk is full."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Fault(NamedTuple):

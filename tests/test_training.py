@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from common import BARELY, QUICK, full_disk, ignore_report, labelled_sample, samples
+from torch import nn
 
-from nsgf import NSGF, NSGFPlusPlus, Training, _io
+from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, _io
 from nsgf.networks import MLP
 from nsgf.pool import Lines
 
@@ -130,8 +131,43 @@ def test_what_began_from_a_training_that_was_interrupted_is_trained_anew_when_th
 @ignore_report
 def test_the_steps_of_a_second_phase_are_no_other_run(tmp_path):
     model = NSGFPlusPlus(**SHORT | {"max_iter": 5, "training": Training(directory=tmp_path)}).fit(*samples())
+    weights = [w.clone() for w in model.straight_field_.parameters()]
     for n_steps in ((model.n_steps, 9), [model.n_steps, 3]):
         model.set_params(n_steps=n_steps).fit(*samples())
+        assert all(map(torch.equal, model.straight_field_.parameters(), weights))
+
+
+def first_solver(x, y, eps, a, b, init=None):
+    return Sinkhorn(tol=1e-2)(x, y, eps, a, b, init)
+
+
+first_solver.tol, first_solver.max_iter, first_solver.on_unconverged = 1e-2, 100, "warn"
+
+
+@ignore_report
+def test_a_function_is_known_by_its_name_and_a_network_by_its_layers(tmp_path):
+    def settings(name, **other):
+        return BARELY | other | {"training": Training(directory=tmp_path / name)}
+
+    for _ in range(2):
+        NSGF(**settings("solver", solver=first_solver)).fit(*samples(60))
+    with pytest.raises(ValueError, match="the training of other data or parameters"):
+        NSGF(**settings("solver", solver=Sinkhorn(tol=1e-2))).fit(*samples(60))
+    one, other = (OnTime(activation) for activation in (nn.SiLU(), nn.Tanh()))  # of equal weights
+    other.load_state_dict(one.state_dict())
+    NSGF(**settings("network", network=one)).fit(*samples(60))
+    with pytest.raises(ValueError, match="the training of other data or parameters"):
+        NSGF(**settings("network", network=other)).fit(*samples(60))
+
+
+class OnTime(nn.Sequential):
+    """A field that forgets the time."""
+
+    def __init__(self, activation):
+        super().__init__(nn.Linear(2, 8), activation, nn.Linear(8, 2))
+
+    def forward(self, x, t):
+        return super().forward(x)
 
 
 SCRIPT = """

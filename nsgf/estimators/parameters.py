@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -58,14 +59,10 @@ def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) ->
         owner, _, field = name.partition("__")
         if name not in fields_of(parameters):
             known = ", ".join(k for k in fields_of(parameters) if k.startswith(f"{owner}__"))
-            raise ValueError(
-                f"Invalid parameter {name!r}: "
-                + (
-                    f"choose one of {known}."
-                    if known
-                    else f"{owner}={parameters.get(owner)!r} has no fields; set it first."
-                )
+            remedy = (
+                f"choose one of {known}" if known else f"{owner}={parameters.get(owner)!r} has no fields; set it first"
             )
+            raise ValueError(f"Invalid parameter {name!r}: {remedy}.")
         changed[owner] = dataclasses.replace(changed.get(owner, parameters[owner]), **{field: new})
     return changed
 
@@ -112,8 +109,15 @@ def key_of(model: Any, fingerprint: bytes) -> str:
     meant["n_steps"] = int(np.ravel(parameters.get("n_steps", 0))[0])  # those of a second phase change nothing learnt
     if isinstance(model.random_state, int | np.integer):
         meant["random_state"] = int(model.random_state)
-    packed = _io.pack("parameters", meant, {}, lambda value: getattr(value, "__qualname__", type(value).__qualname__))
-    key, network = hashlib.sha256(json.dumps(packed, sort_keys=True).encode() + fingerprint), parameters.get("network")
+    form = _io.pack("parameters", meant, {}, _described)
+    key, network = hashlib.sha256(json.dumps(form, sort_keys=True).encode() + fingerprint), parameters.get("network")
     for weight in network.state_dict().values() if isinstance(network, torch.nn.Module) else ():
         key.update(np.ascontiguousarray(weight.detach().cpu().numpy()).data)
     return key.hexdigest()
+
+
+def _described(value: object) -> str:
+    """Return what tells a value from others: of a function of a module, what another process finds by its name."""
+    if inspect.isfunction(value) and "<" not in value.__qualname__:
+        return f"{value.__module__}.{value.__qualname__} {sorted(vars(value).items())}"
+    return repr(value)
