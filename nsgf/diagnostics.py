@@ -1,28 +1,32 @@
-"""How far a fit can be trusted: gaps between velocities, what they mean, and when to warn.
+"""How far a fit can be trusted: figures of laws, gaps between velocities, and when to warn.
 
-Both gaps are root-mean-square distances of velocities that no network was trained on, relative to these velocities.
+A model carries rows of the source that were held out, and the law of what it makes is compared with rows of the target
+that were held out. The gaps are root-mean-square distances of velocities that no network was trained on, relative to
+these velocities, which do not contain the way of the mean; they say where an error comes from.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from nsgf import _checks
+from nsgf import _checks, metrics
 from nsgf._arrays import Array
 from nsgf.matching import relative_error
 from nsgf.minibatches import Problem
 from nsgf.pool import Filled, Steps
 from nsgf.sinkhorn import Velocity
+from nsgf.task import Task
 
-__all__ = ["GAP_LIMIT", "REMEDIES", "held_out_gap", "minibatch_gap", "report", "warn"]
+_FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least so many rows
+_NARROW = 0.01  # of the widest feature: below, a feature is of the size of a field's error
+_MISFIT, _MISFITS = 2.0, 0.1  # factor between deviations, and the fraction of the features, that are too much
+_WIDER, _SURE, _DISCREPANCY = 1.4, 0.01, 0.01  # factor of all features, level of the test, and the least MMD² of account
+_GAP, _SPREADS = 0.5, 0.5  # gaps between velocities that point to a cause, and what two halves may differ by
 
-GAP_LIMIT = 0.5  # relative error of the field above which a fit warns
-REMEDIES = {
-    "regression_gap": "the field is far from velocities that it was not trained on. Raise max_iter or n_batches.",
-    "minibatch_gap": "two minibatches disagree, so the flow is that of small samples. Raise batch_size or blur.",
-}
-
+__all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
 
 def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]]) -> float:
     """Return how far two minibatches' velocities are from each other, relative to the velocities themselves.
@@ -43,22 +47,33 @@ def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tupl
     >>> round(minibatch_gap([(x, one)], [(x, other)]), 2)
     2.0
     """
-    difference = size = 0.0
-    for (x, v1), (_, v2) in zip(first, second, strict=True):
-        difference += float(((v1.v - v2(x)) ** 2).sum())
-        size += float((v1.v**2).sum())
+    difference, size = _squares(first, second)
     return (difference / size) ** 0.5 if size else 0.0
 
 
-def held_out_gap(held_out: Iterable[tuple[Problem, Steps]]) -> float:
-    """Return the minibatch gap of flows that were held out: of one span and label, each time, the first two."""
-    alike: dict[Any, list[Steps]] = {}
+def _squares(
+    first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]], n_fixed: int = 0
+) -> np.ndarray:
+    """Return Σ|v₁ − v₂|² and Σ|v₁|², without the last coordinates, which do not move."""
+    found = np.zeros(2)
+    for (x, v1), (_, v2) in zip(first, second, strict=True):
+        d = x.shape[-1] - n_fixed
+        found += [float(((v1.v - v2(x))[..., :d] ** 2).sum()), float((v1.v[..., :d] ** 2).sum())]
+    return found
+
+
+def held_out_gap(held_out: Iterable[tuple[Problem, Steps]]) -> tuple[float, float]:
+    """Return the minibatch gap of flows that were held out, and the mean |v₁ − v₂| of a coordinate that it stands for.
+
+    Of one span and label, each time, the first two are compared.
+    """
+    alike: dict[Any, list[tuple[Problem, Steps]]] = {}
     for p, steps in held_out:
-        label = None if p.c is None or (p.c != p.c[0]).any() else p.c[0].tobytes()
-        alike.setdefault((p.span, p.x.shape[1], label), []).append(steps)
-    twice = [both for both in alike.values() if len(both) > 1]
-    first, second = ([step for both in twice for step in both[i]] for i in (0, 1))
-    return minibatch_gap(first, second)
+        alike.setdefault((p.span, p.n_fixed, p.label), []).append((p, steps))
+    twice = [both[:2] for both in alike.values() if len(both) > 1]
+    squares = np.zeros(2) + sum(_squares(steps, other, p.n_fixed) for (p, steps), (_, other) in twice)
+    n = sum((p.x.shape[-1] - p.n_fixed) * len(p.x) * len(steps) for (p, steps), _ in twice)
+    return float((squares[0] / squares[1]) ** 0.5) if squares[1] else 0.0, float((squares[0] / max(n, 1)) ** 0.5)
 
 
 def report(field: nn.Module, filled: Filled) -> dict[str, Any]:
@@ -68,28 +83,167 @@ def report(field: nn.Module, filled: Filled) -> dict[str, Any]:
     -------
     dict
         ``"max_error"`` and ``"converged"``: the certificate of the pool. ``"minibatch_gap"``: distance of two
-        minibatches' velocities. ``"regression_gap"``: distance of the field to held-out velocities.
+        minibatches' velocities, and ``"minibatch_error"``: the same in units of the spread. ``"regression_gap"``:
+        distance of the field to held-out velocities.
     """
+    gap, error = held_out_gap(filled.held_out)
     return {
         "max_error": filled.pool.error,
         "converged": filled.pool.converged,
-        "minibatch_gap": held_out_gap(filled.held_out),
+        "minibatch_gap": gap,
+        "minibatch_error": error,
         "regression_gap": relative_error(field, filled.examples),
     }
 
 
+def law(made: np.ndarray, real: np.ndarray, lifts: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Return how far the law of what a model makes is from that of its target.
+
+    Parameters
+    ----------
+    made, real : arrays of shape (n, d) and (m, d)
+        Points that the model has made, and points of the target.
+    lifts : arrays of shape (n, l) and (m, l)
+        Their conditions as coordinates, where the joint laws are compared.
+
+    Returns
+    -------
+    dict
+        ``"mmd2"``, ``"mmd2_noise"`` and ``"p_value"``: :func:`nsgf.metrics.two_sample_test` of the two. ``"width"``:
+        deviation of what is made from its mean, relative to that of the target; ``"least_width"`` and
+        ``"greatest_width"``: the same of the feature where it is least and greatest; ``"misfits"``: the fraction of
+        the features where it is below ½ or above 2. Deviations are those within labels.
+
+    Examples
+    --------
+    >>> x, none = np.random.default_rng(0).normal(size=(200, 2)), np.zeros((200, 0))
+    >>> figures = law(0.5 * x, x, (none, none))
+    >>> round(figures["width"], 6), figures["p_value"] < 0.01
+    (0.5, True)
+    """
+    test = metrics.two_sample_test(np.hstack([made, lifts[0]]), np.hstack([real, lifts[1]]))
+    squares_made, squares = _within(made, lifts[0]), _within(real, lifts[1])
+    varies = squares > 1e-14 * squares.max()
+    ratio = np.sqrt(squares_made[varies] / squares[varies]) if varies.any() else np.ones(1)
+    return {
+        "mmd2": test.statistic,
+        "mmd2_noise": test.noise,
+        "p_value": test.p_value,
+        "width": float(np.sqrt(squares_made.sum() / squares.sum())) if varies.any() else 1.0,
+        "least_width": float(ratio.min()),
+        "greatest_width": float(ratio.max()),
+        "misfits": float(np.mean((ratio < 1 / _MISFIT) | (ratio > _MISFIT))),
+    }
+
+
+def _within(x: np.ndarray, lift: np.ndarray) -> np.ndarray:
+    """Return the variance (d,) of every feature within the groups that a lift makes."""
+    _, group = np.unique(lift, axis=0, return_inverse=True) if lift.shape[1] else (None, np.zeros(len(x), int))
+    group = np.zeros(len(x), int) if group.max() * 2 > len(x) else group  # continuous conditions make no groups
+    x = x.astype(np.float64)
+    means = np.stack([x[group == k].mean(axis=0) for k in range(group.max() + 1)])
+    return ((x - means[group]) ** 2).mean(axis=0)
+
+
+def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the figures of the stage whose law is farthest from its target."""
+    def badness(stage: dict[str, float]) -> float:
+        bad = stage["mmd2"] + abs(np.log(max(stage["width"], 1e-300)))
+        return float(bad) if np.isfinite(bad) else np.inf
+
+    return max(figures, key=badness)
+
+
+
+def look_at(task: Task) -> None:
+    """Warn of samples in which a few rows, or a few features, are all that a flow can see.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     look_at(Task.of(x, x * [1.0, 1e6]))
+    >>> str(caught[0].message)[:60]
+    'X_src and X_tgt have features of very different spread: feat'
+    """
+    named = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True))
+    named = named or [("X_src", task.source.x), ("X_tgt", task.target.x)]
+    given = [(name, x) for name, x in named if x is not None]
+    for name, x in given:
+        _look_at_rows(name, x)
+    if len(task.shape) == 1:
+        square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
+        _look_at_features(" and ".join(dict.fromkeys(name for name, _ in given)), np.sqrt(square), task)
+
+
+def _look_at_rows(name: str, x: np.ndarray) -> None:
+    squares = ((x - np.median(x, axis=0)).astype(np.float64) ** 2).sum(axis=1)
+    far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
+    far = far[squares[far] > 0.01 * squares[far[0]]]
+    share = squares[far].sum() / max(squares.sum(), 1e-300)
+    if 1.0 > share > _FAR_SHARE and len(x) >= _FEW_ROWS:
+        shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
+        _checks.warn(
+            f"{name} has {len(far)} of {len(x)} rows far from all others, with {share:.1%} of its variance: rows {shown}. "
+            "The unit of length, the blur and the field are theirs, and the other rows are points to it. Drop or clip "
+            "them."
+        )
+
+
+def _look_at_features(name: str, widths: np.ndarray, task: Task) -> None:
+    varies = widths > 1e-7 * widths.max()
+    small = np.flatnonzero(varies & (widths < _NARROW * widths.max()))
+    if len(small) > _MISFITS * varies.sum():
+        names = task.features.names
+        shown = [f"feature {i}" if names is None or task.codec.each else repr(names[i]) for i in small[:5]]
+        _checks.warn(
+            f"{name} have features of very different spread: {', '.join(shown)}{', …' if len(small) > 5 else ''} "
+            f"{'has' if len(small) == 1 else 'have'} less than {_NARROW:g} of that of the widest, and would be lost in "
+            "the error of the field. Give them one unit, such as by encoder=sklearn.preprocessing.StandardScaler()."
+        )
+
+
+def symptoms(figures: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of a report that are not to be trusted, and what each says; the gravest first."""
+    found = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
+    law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
+    width, misfits = figures.get("width", 1.0), figures.get("misfits", 0.0)
+    if not 1 / _WIDER < width < _WIDER:
+        found["width"] = f"what is made is {width:.2g} times as wide as the target"
+    if misfits > _MISFITS:
+        found["misfits"] = f"features are from {figures['least_width']:.2g} to {figures['greatest_width']:.2g} times as wide"
+    if law_is_other:
+        found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"
+    if not figures.get("held_out", 1) and figures.get("minibatch_error", 0.0) > _SPREADS:
+        found["minibatch_error"] = "two halves of the samples disagree by so much of their spread, so new rows will go wrong"
+    return found
+
+
+def remedy(figures: dict[str, Any]) -> str:
+    """Return what is to be changed, by the gaps: the field, the minibatches, or the flow itself."""
+    regression, minibatch = figures.get("regression_gap", 0.0), figures.get("minibatch_gap", 0.0)
+    if not regression <= max(_GAP, minibatch):
+        return "The field is far from velocities that it was not trained on: raise max_iter or n_batches."
+    if minibatch > _GAP and figures.get("held_out", 1):
+        return "Two minibatches disagree, so the flow is that of small samples: raise batch_size or blur."
+    if not figures.get("held_out", 1):
+        return "There are too few rows: give more, or raise blur."
+    return "The flow itself stops there: raise n_steps or step_size, or lower blur; of mixed units, see encoder."
+
+
 def warn(figures: dict[str, Any]) -> None:
-    """Warn of each figure of a report that is not to be trusted, with the remedy.
+    """Warn where a report says that the law of what is made is wrong, with the remedy that its gaps point to.
 
     Examples
     --------
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     warn({"regression_gap": 0.9, "minibatch_gap": 0.1})
-    >>> len(caught)
-    1
+    ...     warn({"width": 0.3, "regression_gap": 0.9, "minibatch_gap": 0.1})
+    >>> str(caught[0].message)
+    "report_['width'] is 0.3: what is made is 0.3 times as wide as the target. The field is far ... n_batches."
     """
-    for gap, remedy in REMEDIES.items():
-        if gap in figures and not figures[gap] <= GAP_LIMIT:  # NaN too
-            _checks.warn(f"report_['{gap}'] is {figures[gap]:.2f}, more than {GAP_LIMIT} of the velocities: {remedy}")
+    for name, says in itertools.islice(symptoms(figures).items(), 1):  # one cause, one remedy
+        _checks.warn(f"report_['{name}'] is {figures[name]:.2g}: {says}. {remedy(figures)}")

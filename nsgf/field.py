@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +24,41 @@ class Clock(NamedTuple):
         Total length of those steps: K times the step size.
     snapshots : tuple of float
         Times from 0 to 1 between which the flow begins anew; (0, 1) without a time course.
+    left : tuple of float, of length K + 1
+        How much of the distance between the means is left before each step, and after the last.
+
+    Examples
+    --------
+    >>> clock = Clock.of((0.5, 0.5), 1.0)
+    >>> clock.left, clock.gone(np.array([0.0, 0.5, 0.75, 1.0]))
+    ((1.0, 0.5, 0.25), array([0.   , 0.5  , 0.625, 0.75 ]))
     """
 
     n_steps: int
     length: float
     snapshots: tuple[float, ...] = (0.0, 1.0)
+    left: tuple[float, ...] = (1.0, 0.0)
+
+    @classmethod
+    def of(cls, step_sizes: Sequence[float], length: float, snapshots: tuple[float, ...] = (0.0, 1.0)) -> "Clock":
+        """Return the clock of steps of those sizes: each takes its part of the distance that is left."""
+        left = np.cumprod([1.0, *(1.0 - eta for eta in step_sizes)])
+        return cls(len(step_sizes), length, snapshots, tuple(left.tolist()))
+
+    def times(self, n_steps: int, span: tuple[float, float] = (0.0, 1.0)) -> list[float]:
+        """Return the times of `n_steps` steps from each snapshot to the next, within a span."""
+        parts = [np.linspace(t, later, n_steps + 1) for t, later in itertools.pairwise(self.snapshots)]
+        grid = np.unique(np.concatenate(parts))
+        inside = grid[(grid > span[0] + 1e-9) & (grid < span[1] - 1e-9)]
+        return [span[0], *inside.tolist(), span[1]]
+
+    def gone(self, t: np.ndarray | list[float]) -> np.ndarray:
+        """Return which part of their way the means have gone at the times t, from 0 to 1."""
+        snapshots = np.array(self.snapshots)
+        j = np.clip(np.searchsorted(snapshots, t, side="right") - 1, 0, len(snapshots) - 2)
+        length = snapshots[j + 1] - snapshots[j]
+        part = np.interp((t - snapshots[j]) / length, np.linspace(0, 1, len(self.left)), self.left)
+        return snapshots[j] + length * (1.0 - part)
 
 
 class Field:
@@ -94,7 +124,4 @@ def follow(
         step = math.floor((t - snapshots[j]) / length * K + 1e-6)
         return clock.length / length * field(x, snapshots[j] + length * step / K)
 
-    parts = [np.linspace(t, later, n_steps + 1) for t, later in itertools.pairwise(snapshots)]
-    grid = np.unique(np.concatenate(parts))
-    inside = grid[(grid > span[0] + 1e-9) & (grid < span[1] - 1e-9)]
-    return ode.path(velocity, x, [span[0], *inside.tolist(), span[1]])
+    return ode.path(velocity, x, clock.times(n_steps, span))

@@ -35,6 +35,8 @@ class Problem(NamedTuple):
         Conditions of the particles, for the network.
     span : (float, float)
         Times at which the flow begins and ends.
+    label : int, or None
+        The code of the label that all particles and targets have.
     """
 
     x: Array
@@ -42,6 +44,7 @@ class Problem(NamedTuple):
     c: Array | None = None
     span: tuple[float, float] = (0.0, 1.0)
     n_fixed: int = 0
+    label: int | None = None
 
 
 Minibatches = Iterator[list[Problem]]
@@ -92,6 +95,17 @@ class Side(NamedTuple):
         """Return n points, or all rows in some order where those are fewer."""
         return self.draw(self.most(n), rng)
 
+    @property
+    def codes(self) -> np.ndarray:
+        """What is known of the rows; an error where nothing is."""
+        if self.known is None:
+            raise ValueError("nothing is known of these rows.")
+        return self.known
+
+    def of_rows(self, i: np.ndarray) -> "Side":
+        """Return the rows i, with what is known of them."""
+        return Side(self.rows[i], None if self.known is None else self.known[i])
+
     def of_code(self, k: int) -> "Side":
         """Return the rows of that label."""
         return Side(self.rows[self.known == k])
@@ -117,7 +131,8 @@ def with_dropped(
     n = target.most(n)
     unknown = np.zeros((n, n_columns), np.float32)
     for problems in drawn:
-        yield [*problems, Problem(source.draw(n, rng), target.draw(n, rng), unknown)] if n else problems
+        dropped = Problem(source.draw(n, rng), target.draw(n, rng), unknown, label=UNKNOWN)
+        yield [*problems, dropped] if n else problems
 
 
 def labelled(source: Side, target: Side, kinds: Conditions, n: int, rng: np.random.Generator) -> Minibatches:
@@ -125,17 +140,16 @@ def labelled(source: Side, target: Side, kinds: Conditions, n: int, rng: np.rand
 
     Particles without labels are dealt to the classes in the proportions of the targets.
     """
-    assert target.known is not None
-    codes = sorted(set(target.known.tolist()))
+    codes = sorted(set(target.codes.tolist()))
     ys = {k: target.of_code(k) for k in codes}
     if source.known is None:
-        sizes, xs = _shares(n, target.known, codes), dict.fromkeys(codes, source)
+        sizes, xs = _shares(n, target.codes, codes), dict.fromkeys(codes, source)
     else:
         xs = {k: source.of_code(k) for k in codes}
         sizes = {k: xs[k].most(size) for k, size in _shares(n, source.known, codes).items()}
-    m, c = _shares(n, target.known, codes), {k: kinds.columns(np.full(sizes[k], k)) for k in codes}
+    m, c = _shares(n, target.codes, codes), {k: kinds.columns(np.full(sizes[k], k)) for k in codes}
     while True:
-        yield [Problem(xs[k].draw(sizes[k], rng), ys[k].up_to(m[k], rng), c[k]) for k in codes]
+        yield [Problem(xs[k].draw(sizes[k], rng), ys[k].up_to(m[k], rng), c[k], label=k) for k in codes]
 
 
 def partly_labelled(
@@ -160,7 +174,9 @@ def partly_labelled(
         found_y = _guessed(y, x, codes_y, codes_x, blur, solve, rng)
         common = sorted(set(found_x.tolist()) & set(found_y.tolist()))
         shown = np.where((codes_x == UNKNOWN) & (rng.random(len(x)) < 0.5), found_x, codes_x)  # both are asked for
-        problems = [Problem(x[found_x == k], y[found_y == k], kinds.columns(shown[found_x == k])) for k in common]
+        problems = [
+            Problem(x[found_x == k], y[found_y == k], kinds.columns(shown[found_x == k]), label=k) for k in common
+        ]
         if problems:
             yield problems
 
@@ -171,18 +187,18 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
     A weight of 1 makes all conditions together as wide as the data. Particles without conditions of their own are dealt
     those of the targets.
     """
-    assert target.known is not None
-    (d, k), y = (target.rows.shape[1], target.known.shape[1]), target.rows
+    known, y = target.codes, target.rows
+    d, k = y.shape[1], known.shape[1]
     stretch, m = kinds.weight * (d / k) ** 0.5, target.most(n)
     while True:
         j = rng.choice(len(y), size=m, replace=False)
         if source.known is None:
             x = source.draw(m, rng)
-            c = rng.permutation(target.known[j])
+            c = rng.permutation(known[j])
         else:
             i = rng.choice(len(source.rows), size=source.most(n), replace=False)
             x, c = source.rows[i], source.known[i]
-        yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * target.known[j]), kinds.columns(c), n_fixed=k)]
+        yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * known[j]), kinds.columns(c), n_fixed=k)]
 
 
 def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Generator) -> Minibatches:
@@ -241,9 +257,8 @@ def _shares(n: int, labels: np.ndarray, codes: Sequence[int]) -> dict[int, int]:
 
 def _labelled_rows(side: Side, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and their codes."""
-    assert side.known is not None
     i = rng.choice(len(side.rows), size=side.most(n), replace=False)
-    return side.rows[i], side.known[i]
+    return side.rows[i], side.codes[i]
 
 
 def _guessed(

@@ -22,7 +22,6 @@ from nsgf.sinkhorn import Velocity, settle
 from nsgf.solvers import Solver
 from nsgf.training import Training
 
-_HELD_OUT = 2  # minibatches kept from training
 Steps = list[tuple[Array, Velocity]]  # positions and velocities of a flow, step by step
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
 
@@ -297,10 +296,11 @@ def fill(
     n_batches: int,
     training: Training,
     *,
+    apart: Iterable[list[Problem]] = (),
     lines_rng: np.random.Generator | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Filled:
-    """Follow `n_batches` minibatches, and two more that are held out.
+    """Follow `n_batches` minibatches, and those that are held out.
 
     Parameters
     ----------
@@ -313,6 +313,8 @@ def fill(
     training : Training
         Where the pool is kept, how large it may be, and how often it is refilled. Of what is on disk, only the missing
         part is computed.
+    apart : iterable of minibatches
+        Those that no network is trained on; read once the pool is full.
     lines_rng : numpy Generator, optional
         Draws the partners of straight lines, where they are wanted.
     progress : callable
@@ -351,8 +353,8 @@ def fill(
     next(itertools.islice(missing, done, done), None)  # what follows is drawn as if those were followed now
     collections.deque(add(found for _, found in zip(progress(range(done, n_batches)), missing, strict=False)), 0)
     settle(pool.error, pool.converged, scheme.solve)
-    calls, apart = itertools.count(), [p for _ in range(_HELD_OUT) for p in unpaired(next(drawn))]
-    return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in apart], refresh)
+    calls, held_out = itertools.count(), [p for minibatch in apart for p in unpaired(minibatch)]
+    return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in held_out], refresh)
 
 
 def unpaired(minibatch: list[Problem]) -> list[Problem]:

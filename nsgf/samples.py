@@ -18,41 +18,58 @@ Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
 
 @_io.storable
 class Frame(NamedTuple):
-    """Origin and unit of length in which flows are learnt, and the shape of one sample.
+    """Moving origin and unit of length in which flows are learnt, and the shape of one sample.
+
+    Each sample is seen from its own mean, and what lies between them from a place on the way: a flow is equivariant
+    under translations of either sample, so the way of the mean is known and need not be learnt.
 
     Attributes
     ----------
-    shift : array of shape (d,)
-        The target's mean.
+    origins : array of shape (k, d)
+        The means of the source and of the target, or of the snapshots of a time course.
+    times : tuple of float
+        Where on the way they are: (0, 1), or the times of the snapshots as parts of the course.
     scale : float
-        Root-mean-square deviation of a feature in both samples; the distance of the means where both are single points.
+        Root-mean-square deviation of a feature from its sample's mean; the distance of the means where both samples are
+        single points.
     shape : tuple of int
         Shape of one sample of the target: (d,), or that of an image.
 
     Examples
     --------
-    >>> frame = Frame.of(np.zeros((2, 1)), np.array([[10.0], [14.0]]), (1,))
-    >>> frame.to_data(frame.to_unit(np.array([[10.0]])))
-    array([[10.]])
+    >>> frame = Frame.of([np.array([[-1.0], [1.0]]), np.array([[11.0], [13.0]])], (1,))
+    >>> z = frame.to_unit(np.array([[1.0]]))
+    >>> frame.to_data(z), frame.to_data(z, 0.5)
+    (array([[13.]]), array([[7.]]))
     """
 
-    shift: np.ndarray
+    origins: np.ndarray
+    times: tuple[float, ...]
     scale: float
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> "Frame":
-        """Return the frame of a source x (n, d) and a target y (m, d)."""
-        length = np.hypot(spread(x), spread(y)) / 2**0.5 or np.linalg.norm(x.mean(0) - y.mean(0)) or 1.0
-        return cls(y.mean(axis=0), float(length) / x.shape[1] ** 0.5, shape)
+    def of(cls, xs: Sequence[np.ndarray], shape: tuple[int, ...], times: tuple[float, ...] = (0.0, 1.0)) -> "Frame":
+        """Return the frame of a source and a target, or of the snapshots of a time course."""
+        origins = np.stack([x[0] + (x - x[0]).mean(axis=0) for x in xs])  # to the last digit where all rows are equal
+        centred = [x - origin for x, origin in zip(xs, origins, strict=True)]
+        before, after = np.concatenate(centred[:-1]), np.concatenate(centred[1:])
+        length = np.hypot(spread(before), spread(after)) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
+        return cls(origins, times, float(length) / xs[0].shape[1] ** 0.5, shape)
 
-    def to_unit(self, x: np.ndarray) -> np.ndarray:
+    def origin(self, s: float) -> np.ndarray:
+        """Return the place (d,) from which points are seen at part `s` of the way, from 0 to 1."""
+        j = min(max(int(np.searchsorted(self.times, s, side="right")), 1), len(self.times) - 1)
+        w = (s - self.times[j - 1]) / (self.times[j] - self.times[j - 1])
+        return (1.0 - w) * self.origins[j - 1] + w * self.origins[j]
+
+    def to_unit(self, x: np.ndarray, s: float = 0.0) -> np.ndarray:
         """Return data in units of their spread; float32 of float64 arithmetic, so rescaled data give equal bits."""
-        return ((x.astype(np.float64) - self.shift) / self.scale).astype(np.float32)
+        return ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
 
-    def to_data(self, z: np.ndarray) -> np.ndarray:
-        """Return what lies in units of the spread in those of the data, float64."""
-        return z.astype(np.float64) * self.scale + self.shift
+    def to_data(self, z: np.ndarray, s: float = 1.0) -> np.ndarray:
+        """Return what lies in units of the spread, at part `s` of the way, in those of the data, float64."""
+        return z.astype(np.float64) * self.scale + self.origin(s)
 
 
 @_io.storable
@@ -106,10 +123,11 @@ def shape_of(X: ArrayLike) -> tuple[int, ...]:
     return tuple(X.shape[1:]) if hasattr(X, "shape") else np.asarray(X).shape[1:]
 
 
-def in_form_of(X: ArrayLike, z: np.ndarray) -> Array:
-    """Return rows (…, n, d) in the library, dtype and sample shape of `X`."""
-    shape = getattr(X, "shape", ())
-    return like(z.reshape(*z.shape[:-1], *shape[1:]) if len(shape) > 2 else z, X)
+def in_form_of(X: ArrayLike, z: np.ndarray, shape: tuple[int, ...]) -> Array:
+    """Return rows (…, n, d) in the library and dtype of `X`: as its samples if they are as wide, else of that shape."""
+    given = tuple(getattr(X, "shape", ())[1:])
+    own = given if len(given) > 1 else (math.prod(given) or z.shape[-1],)
+    return like(z.reshape(*z.shape[:-1], *(own if math.prod(own) == z.shape[-1] else shape)), X)
 
 
 def same_columns(samples: Sequence[Any], names: str) -> None:

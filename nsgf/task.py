@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from nsgf import _io, conditions, minibatches, samples
 from nsgf._arrays import check_widths
 from nsgf.conditions import UNKNOWN, Classes, Conditions, Labels, Moments, Numbers, Pairs
+from nsgf.encoders import Codec
 from nsgf.minibatches import Minibatches, Side
 from nsgf.samples import Features, Frame
 from nsgf.solvers import Solver
@@ -59,6 +61,7 @@ class Task:
     pairs: Pairs | None = None
     times: tuple[float, ...] = ()
     snapshots: tuple[np.ndarray, ...] = ()
+    codec: Codec = Codec()
 
     @classmethod
     def of(
@@ -68,47 +71,57 @@ class Task:
         y_src: Known = None,
         y_tgt: Known = None,
         pairs: "ArrayLike | Pairs | None" = None,
+        encoder: Any = None,
     ) -> Self:
         """Return the task of two samples, as in `fit`; the source is noise where there is none."""
         y = samples.rows(X_tgt, "X_tgt")
-        samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
-        x = y if X_src is None else samples.rows(X_src, "X_src")
-        check_widths(x, y, ("X_src", "X_tgt"))
+        x = None if X_src is None else samples.rows(X_src, "X_src")
+        if x is not None and not isinstance(encoder, tuple | list):
+            samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
+            check_widths(x, y, ("X_src", "X_tgt"))
+        codec = Codec.of(encoder, x, y)
+        y = codec.encoded(y, -1)
+        x = y if x is None else codec.encoded(x, 0)
+        check_widths(x, y, ("encoder: X_src", "X_tgt") if encoder else ("X_src", "X_tgt"))
         kinds, known_x, known_y = conditions.of_both(None if X_src is None else len(x), len(y), y_src, y_tgt)
         if pairs is not None:
             if X_src is None or kinds is not None:
                 raise ValueError("pairs go with samples X_src and X_tgt, and not with y_src or y_tgt.")
             pairs = (pairs if isinstance(pairs, Pairs) else Pairs(pairs)).within(len(x), len(y))
-        frame = Frame.of(x, y, samples.shape_of(X_tgt))
-        target = Side(frame.to_unit(y), known_y)
+        frame = Frame.of([x, y], samples.shape_of(X_tgt))
+        target = Side(frame.to_unit(y, 1.0), known_y)
         source = Side(scale=target.rows.std(axis=0)) if X_src is None else Side(frame.to_unit(x), known_x)
-        return cls(frame, samples.features(X_tgt if X_src is None else X_src), source, target, kinds, pairs)
+        features = samples.features(X_tgt if X_src is None else X_src)
+        return cls(frame, features, source, target, kinds, pairs, codec=codec)
 
     @classmethod
-    def course(cls, given: Any, *others: object) -> Self:
+    def course(cls, given: Any, *others: object, encoder: Any = None) -> Self:
         """Return the task of a time course, ``{t: X_t}`` or pairs ``(t, X_t)``; it goes with nothing else."""
         times, xs, as_given = samples.snapshots(given)
         if any(other is not None for other in others):
             raise ValueError("y_src, y_tgt and pairs do not go with a time course; fit each label by itself.")
-        earlier, later = np.concatenate(xs[:-1]), np.concatenate(xs[1:])
-        frame = Frame.of(earlier, later, samples.shape_of(as_given[-1]))
-        units = tuple(frame.to_unit(x) for x in xs)
-        ends = Side(units[0]), Side(units[-1])
-        return cls(frame, samples.features(as_given[0]), *ends, times=times, snapshots=units)
+        codec = Codec.of(encoder, np.concatenate(xs))
+        xs = [codec.encoded(x, 0) for x in xs]
+        parts = _in_course(times, times)
+        frame = Frame.of(xs, samples.shape_of(as_given[-1]), parts)
+        units = tuple(frame.to_unit(x, s) for x, s in zip(xs, parts, strict=True))
+        task = cls(frame, samples.features(as_given[0]), Side(), Side(), times=times, codec=codec)
+        return task.of_snapshots(units)
+
+    def of_snapshots(self, units: tuple[np.ndarray, ...]) -> Self:
+        """Return the task of these snapshots, in units, at the same times."""
+        return dataclasses.replace(self, source=Side(units[0]), target=Side(units[-1]), snapshots=units)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample as a network is to see it: that of an image, unless an encoder has changed its width."""
+        d = self.frame.origins.shape[1]
+        return self.frame.shape if math.prod(self.frame.shape) == d else (d,)
 
     @property
     def n_conditions(self) -> int:
         """Numbers that a network is given of the condition of a row."""
         return 0 if self.kinds is None else self.kinds.n_columns
-
-    @property
-    def unit_times(self) -> tuple[float, ...]:
-        """The times of the snapshots as parts of the course, 0 at the first and 1 at the last; (0, 1) without."""
-        return self._in_course(self.times) if self.times else (0.0, 1.0)
-
-    def _in_course(self, times: tuple[float, ...]) -> tuple[float, ...]:
-        begin, end = self.times[0], self.times[-1]
-        return tuple(((np.array(times) - begin) / (end - begin)).tolist())
 
     def minibatches(
         self, n: int, rng: np.random.Generator, blur: "float | str", solve: Solver, dropout: float
@@ -128,7 +141,7 @@ class Task:
         """
         source, target, kinds = self.source, self.target, self.kinds
         if self.times:
-            return minibatches.course(self.snapshots, self.unit_times, n, rng)
+            return minibatches.course(self.snapshots, self.frame.times, n, rng)
         n = source.most(n) if self.pairs is not None or kinds is not None else n
         if self.pairs is not None:
             return minibatches.anchored(source, target, self.pairs, n, rng)
@@ -157,11 +170,14 @@ class Task:
     def draw(self, n: int, y: Known, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """Return `n` points of the source and their conditions for a network.
 
-        Without `y` they are unknown, or those of the rows drawn where these have some.
+        Without `y` these are those of the rows drawn, or where the source has none, those of rows of the target.
         """
         x, own, kinds = self.source.x, self.source.known, self.kinds
-        if x is None or own is None or kinds is None:
+        if kinds is None or (own is None and y is not None):
             return self.source.draw(n, rng), self.columns(y, n)
+        if own is None or x is None:
+            known = self.target.codes
+            return self.source.draw(n, rng), kinds.columns(known[rng.choice(len(known), size=n, replace=n > len(known))])
         if y is None:
             i = rng.choice(len(own), size=n, replace=n > len(own))
             return x[i], kinds.columns(own[i])
@@ -184,20 +200,49 @@ class Task:
         t0, t1 = begin if t0 is None else t0, end if t1 is None else t1
         if not begin <= t0 < t1 <= end:
             raise ValueError(f"t0={t0!r} and t1={t1!r} must rise within the times of the fit, {begin:g} to {end:g}.")
-        first, last = self._in_course((t0, t1))
+        first, last = _in_course(self.times, (t0, t1))
         return first, last
 
     def kept(self, rng: np.random.Generator) -> "Task":
         """Return what a fitted model remembers: the source, and at most 2048 rows of the target."""
         n = sum(len(x) for x in self.snapshots[1:]) or len(self.target.rows)
         i = rng.choice(n, size=min(n, _REFERENCE_ROWS), replace=False)  # a course draws too: its seeds keep their bits
-        target = Side(self.target.rows[:_REFERENCE_ROWS] if self.times else self.target.rows[i])
+        target = Side(self.target.rows[:_REFERENCE_ROWS]) if self.times else self.target.of_rows(i)
         return dataclasses.replace(self, target=target, pairs=None, snapshots=())
+
+    def of_rows(self, i: np.ndarray, j: np.ndarray) -> Self:
+        """Return the task of these rows of the source and of the target, in rising order, and of the pairs among them."""
+        pairs, source = self.pairs, self.source if self.source.x is None else self.source.of_rows(i)
+        if pairs is not None:
+            rows = np.asarray(pairs.rows)
+            rows = rows[np.isin(rows[:, 0], i) & np.isin(rows[:, 1], j)]
+            within = np.stack([np.searchsorted(i, rows[:, 0]), np.searchsorted(j, rows[:, 1])], axis=1)
+            pairs = dataclasses.replace(pairs, rows=within) if len(rows) else None
+        return dataclasses.replace(self, source=source, target=self.target.of_rows(j), pairs=pairs)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of every sample; noise has none."""
+        if self.times:
+            return tuple(len(x) for x in self.snapshots)
+        return tuple(len(side.x) for side in (self.source, self.target) if side.x is not None)
+
+    def restored(self, encoder: Any) -> Self:
+        """Return the task with the encoder as it was kept, or as it is given."""
+        widths = self.features.n, math.prod(self.frame.shape)
+        codec = self.codec.restored(encoder, widths, self.frame.origins.shape[1])
+        return dataclasses.replace(self, codec=codec)
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""
         arrays: dict[str, np.ndarray] = {}
-        code = hashlib.sha256(json.dumps(_io.pack("task", self, arrays, repr)).encode())
+        form = _io.pack("task", dataclasses.replace(self, codec=Codec()), arrays, repr)
+        code = hashlib.sha256(json.dumps(form).encode())
         for array in arrays.values():
             code.update(np.ascontiguousarray(array).data)
         return code.digest()
+
+
+def _in_course(times: tuple[float, ...], some: tuple[float, ...]) -> tuple[float, ...]:
+    """Return times of a course as parts of it, 0 at the first and 1 at the last."""
+    return tuple(((np.array(some) - times[0]) / (times[-1] - times[0])).tolist())

@@ -44,6 +44,9 @@ class Training:
     condition_dropout : float
         Particles of a conditional model whose condition is dropped before the transport, as a fraction of a minibatch:
         from them the network learns the field without conditions, which guidance needs.
+    held_out : float
+        Rows of each sample that are kept for the report and not learnt from, as a fraction, at most 1024. Where that is
+        fewer than 20, none are, and the report says so.
     refill_every : int
         Steps between two new minibatch flows, each of which replaces the oldest in the pool; 0 for a fixed pool.
     pool_bytes : int or None
@@ -78,6 +81,7 @@ class Training:
     validate_every: int = 0
     patience: int = 0
     condition_dropout: float = 0.2
+    held_out: float = 0.1
     refill_every: int = 0
     pool_bytes: int | None = None
     directory: "str | os.PathLike[str] | None" = None
@@ -87,6 +91,7 @@ class Training:
         _checks.positive("learning_rate", self.learning_rate, "5e-3")
         _checks.fraction("ema_decay", self.ema_decay, "0.999")
         _checks.fraction("condition_dropout", self.condition_dropout, "0.2")
+        _checks.fraction("held_out", self.held_out, "0.1")
         if not (isinstance(self.clip, numbers.Real) and float(self.clip) > 0):
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
         for name in ("batch_size", "checkpoint_every"):

@@ -21,7 +21,7 @@ def _leaves(kind: Any) -> dict[str, Any]:
     return found
 
 
-def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> BaseFlow:
+def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None, encoder: Any = None) -> BaseFlow:
     """Read a fitted model, of whatever estimator the file holds.
 
     Parameters
@@ -30,6 +30,8 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) ->
         A file that `save` wrote.
     network : torch module, optional
         The architecture, where the model was fitted with a module of your own: a file holds no code.
+    encoder : transformer, or pair of transformers, optional
+        The fitted encoder, where it was one of your own.
 
     Raises
     ------
@@ -49,4 +51,4 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) ->
     name, leaves = str(_io.read(path)[1].get("class")), _leaves(BaseFlow)
     if name not in leaves:
         raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(sorted(leaves))}.")
-    return leaves[name].load(path, network=network)
+    return leaves[name].load(path, network=network, encoder=encoder)

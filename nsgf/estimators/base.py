@@ -5,8 +5,10 @@ Inside, data are centred and divided by their spread, so that every default is f
 """
 
 import abc
+import copy
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from nsgf import _checks, _io, diagnostics, samples
+from nsgf import _checks, _io, diagnostics, samples, trials
 from nsgf._arrays import Array, check_widths
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
@@ -26,6 +28,7 @@ from nsgf.samples import Snapshots
 from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
+from nsgf.trials import Trial
 
 
 class Ask(NamedTuple):
@@ -55,7 +58,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     n_features_in_ = Fitted[int](lambda self: self._task.features.n)
     feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.columns)
     sample_shape_ = Fitted[tuple[int, ...]](lambda self: self._task.frame.shape)
-    shift_ = Fitted[np.ndarray](lambda self: self._task.frame.shift)
+    source_shift_ = Fitted[np.ndarray](lambda self: self._task.frame.origins[0])
+    shift_ = Fitted[np.ndarray](lambda self: self._task.frame.origins[-1])
     scale_ = Fitted[float](lambda self: self._task.frame.scale)
     condition_shift_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "shift", None))
     condition_scale_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "scale", None))
@@ -84,6 +88,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     @abc.abstractmethod
     def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
         """Yield the positions of x (n, d), from the source to the target, in units; conditions c are (n, k)."""
+
+    def _gone(self, n: int, ask: Ask) -> np.ndarray:
+        """Return which part of the way between the means is gone at each of the n positions of a path; a leaf that is not
+        to arrive at an even pace says otherwise."""
+        return np.linspace(*ask.span, n)
 
     @property
     @abc.abstractmethod
@@ -144,15 +153,32 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             Where solves did not converge, by the solver's policy.
         """
         self._check()
-        others = (y_src, y_tgt, pairs)
-        task: Task = Task.course(X_src, *others) if X_tgt is None else Task.of(cast(Any, X_src), X_tgt, *others)
+        others, encoder = (y_src, y_tgt, pairs), getattr(self, "encoder", None)
+        if X_tgt is None:
+            task: Task = Task.course(X_src, *others, encoder=encoder)
+        else:
+            task = Task.of(cast(Any, X_src), X_tgt, *others, encoder=encoder)
         self._claim(task)
+        diagnostics.look_at(task)
         rng, sampler = as_rng(self.random_state).spawn(2)
         kept = task.kept(rng)
-        learnt = self._learn(task, rng)
+        seen, unseen, n = trials.held_out(task, parameters.habits(self).held_out, rng)
+        learnt = self._learn(seen, rng)
+        new = copy.copy(self)
+        new.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)
+        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, rng)))
         diagnostics.warn(learnt.report)
-        self.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)  # at once, whatever interrupts
+        self.__dict__.update(vars(new))  # at once, whatever interrupts
         return self
+
+    def _tried(self, stages: Sequence[Trial]) -> dict[str, float]:
+        """Return how far what the model makes is from the target, at the worst stage."""
+        frame, figures = self._task.frame, []
+        for x, c, y, lifts, span in stages:
+            zs, gone = self._positions(x, c, Ask(span))
+            short = (frame.origin(gone[-1]) - frame.origin(span[1])) / frame.scale  # of a flow that does not arrive
+            figures.append(diagnostics.law(zs[-1] + short, y, lifts))
+        return diagnostics.worst(figures)
 
     def transform(
         self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
@@ -181,8 +207,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         ValueError
             On data of another width, a label that the model was not fitted with, or times out of range.
         """
-        *_, z = self._path_of(X, y, guidance, t0, t1)
-        return samples.in_form_of(X, self._task.frame.to_data(z))
+        zs, gone = self._path_of(X, y, guidance, t0, t1)
+        return self._in_form_of(X, self._task.frame.to_data(zs[-1], gone[-1]))
 
     def trajectory(
         self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
@@ -191,23 +217,34 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
         The parameters are those of :meth:`transform`.
         """
-        z = np.stack(list(self._path_of(X, y, guidance, t0, t1)))
-        return samples.in_form_of(X, self._task.frame.to_data(z))
+        path = zip(*self._path_of(X, y, guidance, t0, t1), strict=True)
+        return self._in_form_of(X, np.stack([self._task.frame.to_data(z, s) for z, s in path]))
 
     def _path_of(
         self, X: ArrayLike, y: Known, guidance: float, t0: float | None, t1: float | None
-    ) -> Iterator[np.ndarray]:
-        x = self._read(X)
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the positions of source samples in units, and which part of their way the means have gone at each."""
+        check_is_fitted(self)
+        span = self._task.span(t0, t1)
+        x = self._read(X, span[0])
         c = self._task.columns(y, len(x))
-        return self._path(x, c, Ask.of(guidance, c, self._task.span(t0, t1)))
+        return self._positions(x, c, Ask.of(guidance, c, span))
 
-    def _read(self, X: ArrayLike) -> np.ndarray:
-        """Return new source samples as rows in units."""
+    def _positions(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> tuple[list[np.ndarray], np.ndarray]:
+        zs = list(self._path(x, c, ask))
+        return zs, self._gone(len(zs), ask)
+
+    def _in_form_of(self, X: ArrayLike, z: np.ndarray) -> Array:
+        """Return points of the flow (…, n, d) as data in the library and dtype of `X`."""
+        return samples.in_form_of(X, self._task.codec.decoded(z), self._task.frame.shape)
+
+    def _read(self, X: ArrayLike, s: float = 0.0) -> np.ndarray:
+        """Return samples of the source, or of that part of a time course, as points of the flow in units."""
         check_is_fitted(self)
         self._check()  # some may be changed after fit
         x = samples.rows(X, "X", 1)
         samples.check_features(self, X)
-        return self._task.frame.to_unit(x)
+        return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
     def sample(
         self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
@@ -235,8 +272,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         _checks.count("n", n)
         rng = self._sampler if random_state is None else as_rng(random_state)
         x, c = self._task.draw(int(n), y, rng)
-        *_, z = self._path(x, c, Ask.of(guidance, c))
-        return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
+        zs, gone = self._positions(x, c, Ask.of(guidance, c))
+        made = self._task.codec.decoded(self._task.frame.to_data(zs[-1], gone[-1]))
+        return made.reshape(int(n), *self._task.frame.shape)
 
     def score(self, X: ArrayLike, X_tgt: ArrayLike | None = None, *, y: Known = None, guidance: float = 1.0) -> float:
         """Return −S_ε(transform(X), X_tgt): at most about zero, larger is better, in squared units of the data.
@@ -250,15 +288,15 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         y, guidance : optional
             As in :meth:`transform`. Without `y`, a model with conditions carries by the field without them.
         """
-        *_, z = self._path_of(X, y, guidance, None, None)
+        zs, gone = self._path_of(X, y, guidance, None, None)
         frame = self._task.frame
         target = self._task.target.rows
         if X_tgt is not None:
             y = samples.rows(X_tgt, "X_tgt", 1)
             samples.same_columns([self._task.features, X_tgt], "the samples of the fit and X_tgt")
-            check_widths(y, target, ("X_tgt", "the target of the fit"))
-            target = frame.to_unit(y)
-        carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
+            target = frame.to_unit(self._task.codec.encoded(y, -1), 1.0)
+            check_widths(target, self._task.target.rows, ("X_tgt", "the target of the fit"))
+        carried, blur = frame.to_unit(frame.to_data(zs[-1], gone[-1]), 1.0), self._learnt.blur / frame.scale
         return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
 
     def save(self, path: "str | os.PathLike[str]") -> None:
@@ -272,12 +310,15 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         check_is_fitted(self)
         arrays = self._learnt.weights()
         given = {k: parameters.packed(k, v, arrays) for k, v in self.get_params(deep=False).items()}
-        values = {"task": self._task, "learnt": self._learnt._replace(networks={})}
+        task = dataclasses.replace(self._task, codec=self._task.codec.kept())
+        values = {"task": task, "learnt": self._learnt._replace(networks={})}
         values = {k: _io.pack(k, v, arrays) for k, v in values.items()}
         _io.write(path, arrays, {"class": type(self).__name__, "parameters": given} | values)
 
     @classmethod
-    def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None) -> Self:
+    def load(
+        cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None, encoder: Any = None
+    ) -> Self:
         """Read a model that :meth:`save` wrote; it opens on any machine, whatever device it was fitted on.
 
         Parameters
@@ -286,6 +327,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             The file.
         network : torch module, optional
             The architecture, where the model was fitted with a module of your own: a file holds no code.
+        encoder : transformer, or pair of transformers, optional
+            The fitted encoder, where it was one of your own.
 
         Raises
         ------
@@ -297,8 +340,10 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
-                model = cls().set_params(**parameters.unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
+                task = task.restored(encoder)
+                given = parameters.unpacked(meta["parameters"], arrays, network, encoder)
+                model = cls().set_params(**given)
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
                 sampler = as_rng(model.random_state).spawn(2)[1]
         except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

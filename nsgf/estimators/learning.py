@@ -8,10 +8,11 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from nsgf import _checks, flow, matching, pool
+from nsgf import _checks, encoders, flow, matching, pool, trials
 from nsgf._arrays import pick_device
 from nsgf.estimators.parameters import habits
 from nsgf.field import Clock
+from nsgf.minibatches import Minibatches
 from nsgf.pool import Filled, Scheme
 from nsgf.sinkhorn import pick_blur
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
@@ -40,6 +41,7 @@ def check(model: Any, n_steps: object) -> None:
     pick_blur(model.blur, np.zeros((2, 1)), np.zeros((2, 1)))
     pick_solver(model.solver)
     pick_device(model.device)
+    encoders.check(model.encoder)
 
 
 def filled(
@@ -49,14 +51,21 @@ def filled(
     start, training, scale = time.perf_counter(), habits(model), task.frame.scale
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
     blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
-    drawn = task.minibatches(model.batch_size, rng, blur, solve, training.condition_dropout)
+
+    def minibatches(task: Task) -> Minibatches:
+        return task.minibatches(model.batch_size, rng, blur, solve, training.condition_dropout)
+
+    drawn, apart = minibatches(task), [next(minibatches(half)) for half in trials.halves(task, rng)]
     blur = pick_blur(blur, *_both_ends(next(drawn))) * scale  # drawn for the blur alone: seeds keep their bits
     if task.times:
         scheme = Scheme.course(blur / scale, n_steps, solve, device)
     else:
         scheme = Scheme.descent(blur / scale, n_steps, model.step_size, solve, device)
-    full = pool.fill(drawn, scheme, model.n_batches, training, lines_rng=lines_rng, progress=_bar(model, "pool"))
-    return Pooled(full, blur, Clock(n_steps, scheme.length, task.unit_times), time.perf_counter() - start)
+    full = pool.fill(
+        drawn, scheme, model.n_batches, training, apart=apart, lines_rng=lines_rng, progress=_bar(model, "pool")
+    )
+    clock = Clock.of(scheme.step_sizes, scheme.length, task.frame.times)
+    return Pooled(full, blur, clock, time.perf_counter() - start)
 
 
 def _both_ends(minibatch: list[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -51,6 +52,11 @@ class NSGF(BaseFlow):
     solver : Solver or "auto"
         How the Sinkhorn problems are solved, such as ``nsgf.Sinkhorn(tol=1e-4)``; it also holds the policy on solves
         that do not converge. ``"auto"`` solves to an error of 1e-2, well below the sampling error of a minibatch.
+    encoder : transformer or pair of transformers, optional
+        The space in which the flow lives, for features of different units or many of them: any transformer of
+        scikit-learn, or of your own, with ``inverse_transform``, such as ``StandardScaler()``, ``PCA(50)`` or a
+        pipeline. It is cloned and fitted on both samples together; a pair, on the source and on the target, which then
+        need not have the same features.
     device : {"auto", "cpu", "cuda"}
         Where to compute; ``"auto"`` is a CUDA device where torch sees one and CuPy is installed.
     random_state : int, numpy Generator or None
@@ -121,6 +127,7 @@ class NSGF(BaseFlow):
     max_iter: int = 6000
     training: Training | None = None
     solver: Solver | str = "auto"
+    encoder: Any = None
     device: str = "auto"
     random_state: RandomState = None
     verbose: int = 0
@@ -143,7 +150,7 @@ class NSGF(BaseFlow):
         _checks.count("max_iter", self.max_iter)
 
     def _networks(self, task: Task, seed: int) -> dict[str, nn.Module]:
-        return {"field_": networks.build(self.network, task.frame.shape, task.n_conditions, seed)}
+        return {"field_": networks.build(self.network, task.shape, task.n_conditions, seed)}
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         pooled = learning.filled(self, task, self.n_steps, rng)
@@ -159,3 +166,6 @@ class NSGF(BaseFlow):
     def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
         field = Field(self.field_, pick_device(self.device)).guided(c, ask.guidance)
         return follow(field, x, self._learnt.clock, self.n_steps, ask.span)
+
+    def _gone(self, n: int, ask: Ask) -> np.ndarray:
+        return self._learnt.clock.gone(self._learnt.clock.times(self.n_steps, ask.span))

@@ -45,7 +45,7 @@ class NSGFPlusPlus(BaseFlow):
     max_iter : int or (int, int, int)
         Optimisation steps of each network, or of the velocity field, the straight field and the predictor. Ctrl-C ends
         the training of the one under way.
-    training, device, random_state, verbose : as in NSGF
+    training, encoder, device, random_state, verbose : as in NSGF
 
     Attributes
     ----------
@@ -91,6 +91,7 @@ class NSGFPlusPlus(BaseFlow):
     max_iter: int | tuple[int, int, int] = 6000
     training: Training | None = None
     solver: Solver | str = "auto"
+    encoder: Any = None
     device: str = "auto"
     random_state: RandomState = None
     verbose: int = 0
@@ -143,7 +144,7 @@ class NSGFPlusPlus(BaseFlow):
     def _networks(self, task: Task, seed: int) -> dict[str, nn.Module]:
         if task.times:
             raise ValueError("NSGFPlusPlus has no time courses, because its second phase knows one target; use NSGF.")
-        network, shape, k = self.network, task.frame.shape, task.n_conditions
+        network, shape, k = self.network, task.shape, task.n_conditions
         return {
             "field_": networks.build(network, shape, k, seed),
             "straight_field_": networks.build(network, shape, k, seed + 1),
@@ -184,6 +185,11 @@ class NSGFPlusPlus(BaseFlow):
         times = np.linspace(_times(self._on_device("time_predictor_"), x, known), 1.0, n_second + 1, dtype=np.float32)
         straight = self._on_device("straight_field_").guided(c, ask.guidance)
         yield from itertools.islice(ode.path(straight, x, times), 1, None)  # times (k, n)
+
+    def _gone(self, n: int, ask: Ask) -> np.ndarray:
+        n_first, n_second = self._steps
+        first = self._learnt.clock.gone(self._learnt.clock.times(n_first))
+        return np.concatenate([first, np.linspace(first[-1], 1.0, n_second + 1)[1:]])
 
     def _on_device(self, name: str) -> Field:
         return Field(self._learnt.networks[name], pick_device(self.device))

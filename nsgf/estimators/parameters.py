@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 
-from nsgf import _io
+from nsgf import _io, encoders
 from nsgf.training import Training
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
@@ -68,7 +68,10 @@ def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) ->
 
 
 def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
-    """Return the JSON form of a parameter; of a network of the user's own, its name."""
+    """Return the JSON form of a parameter; of a network or an encoder of the user's own, its name."""
+    if name == "encoder":
+        each = tuple(map(encoders.kept_or_named, value)) if isinstance(value, tuple | list) else value
+        return _io.pack(name, each if each is not value else encoders.kept_or_named(value), arrays)
     try:
         form = _io.pack(name, value, arrays)
         if isinstance(value, torch.nn.Module):  # its first weights, should it be fitted again
@@ -81,14 +84,16 @@ def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def unpacked(
-    forms: Mapping[str, Any], arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None
+    forms: Mapping[str, Any], arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None, encoder: Any = None
 ) -> dict[str, Any]:
-    """Return the parameters of their JSON forms, with `network` in the place of one that was given."""
-    given = {} if network is None else {"network": network}
+    """Return the parameters of their JSON forms, with a network and an encoder in the place of those that were given."""
+    given = {k: v for k, v in (("network", network), ("encoder", encoder)) if v is not None}
     own = forms.get("network")
     if network is None and isinstance(own, dict) and "module" in own:
         raise LookupError(f"was fitted with a network of your own, {own['module']}: give it, load(path, network=…).")
     found = {k: _io.unpack(form, arrays) for k, form in forms.items() if k not in given} | given
+    if "encoder" in found and encoder is None:
+        found["encoder"] = encoders.restored(found["encoder"])
     first = {k: torch.from_numpy(v) for k, v in _io.below("first", arrays).items()}
     if first and network is None:
         found["network"].load_state_dict(first)
