@@ -3,23 +3,30 @@
 None of them is perfect on two finite samples of one law: read each beside its floor, the figure of real against real.
 """
 
-from typing import NamedTuple
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nsgf._arrays import as_pair, to_numpy
+from nsgf._checks import count
 from nsgf.sinkhorn import sinkhorn_divergence
 
 __all__ = [
     "Memorisation",
     "PrecisionRecall",
+    "TwoSampleTest",
     "energy_distance",
     "frechet_distance",
     "memorisation",
     "mmd",
     "precision_recall",
     "sinkhorn_divergence",
+    "sliced_wasserstein",
+    "two_sample_test",
     "wasserstein",
 ]
 
@@ -56,6 +63,25 @@ class Memorisation(NamedTuple):
     nearer: float
 
 
+class TwoSampleTest(NamedTuple):
+    """Whether two samples are of one law.
+
+    Attributes
+    ----------
+    statistic : float
+        Unbiased estimate of the squared maximum mean discrepancy, no unit: zero on average where the laws are equal,
+        and so negative half of the time.
+    noise : float
+        Standard deviation of the statistic where the laws are equal, by permutations.
+    p_value : float
+        Fraction of the permutations with at least this statistic: small where the laws differ, uniform where not.
+    """
+
+    statistic: float
+    noise: float
+    p_value: float
+
+
 def wasserstein(x: ArrayLike, y: ArrayLike) -> float:
     """Return W₂(x, y), the exact 2-Wasserstein distance between two samples, in the units of the data.
 
@@ -71,21 +97,56 @@ def wasserstein(x: ArrayLike, y: ArrayLike) -> float:
     Raises
     ------
     RuntimeError
-        Where POT's solver reports that it did not reach the optimum.
+        Where the plan is not optimal: its cost exceeds that of the dual potentials by more than rounding.
 
     Examples
     --------
     >>> wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
     2.0
     """
-    import ot
+    from scipy.spatial.distance import cdist
 
-    x, y = _doubles(x, y)
-    scale = float(np.ptp(np.concatenate([x, y]))) or 1.0
-    plan, log = ot.emd([], [], ot.dist(x / scale, y / scale), numItermax=10_000_000, log=True)
-    if log["warning"]:
-        raise RuntimeError(f"Exact transport of {len(x)} to {len(y)} points failed: {log['warning']} Use fewer points.")
-    return scale * float(np.sqrt(max(log["cost"], 0.0)))
+    (x, y), unit = _in_one_unit(("x", "y"), x, y)
+    return unit * math.sqrt(_least_cost(cdist(x, y, "sqeuclidean")))
+
+
+def sliced_wasserstein(
+    x: ArrayLike, y: ArrayLike, n_projections: int = 100, random_state: "int | np.random.Generator | None" = 0
+) -> float:
+    """Return the sliced W₂(x, y), the root mean square of W₂(u·x, u·y) over directions u, in the units of the data.
+
+    Parameters
+    ----------
+    x, y : arrays of shape (n, d) and (m, d)
+        Samples of equal weight, by rows. O(n log n) a direction.
+    n_projections : int
+        Random directions. The relative error is at most about 1 / √`n_projections`.
+    random_state : int, Generator or None
+        What draws the directions.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    Bonneel et al. 2015. It is at most W₂ / √d on average, and W₂ itself in one dimension.
+
+    Examples
+    --------
+    >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
+    2.0
+    """
+    count("n_projections", n_projections)
+    (x, y), unit = _in_one_unit(("x", "y"), x, y)
+    u = _rng(random_state).normal(size=(x.shape[1], n_projections))
+    z, row = np.unique(np.concatenate(_centred(x, y)), axis=0, return_inverse=True)  # so that equal rows are equal bits
+    projected = (z @ (u / np.linalg.norm(u, axis=0)))[row.ravel()]
+    n, m = len(x), len(y)
+    a, b = np.sort(projected[:n], axis=0), np.sort(projected[n:], axis=0)
+    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # of the steps of both quantile functions, × nm
+    squares = (a[(ends - 1) // m] - b[(ends - 1) // n]) ** 2  # (steps, n_projections)
+    return unit * math.sqrt(np.mean(np.diff(ends, prepend=0) @ squares) / (n * m))
 
 
 def mmd(x: ArrayLike, y: ArrayLike, lengths: "tuple[float, ...] | None" = None) -> float:
@@ -94,37 +155,91 @@ def mmd(x: ArrayLike, y: ArrayLike, lengths: "tuple[float, ...] | None" = None) 
     Parameters
     ----------
     x, y : arrays of shape (n, d) and (m, d)
-        Samples.
+        Samples. O((n + m)² d) time, in blocks of 8 MiB.
     lengths : tuple of float, optional
         Standard deviations of the kernels, in the units of the data; by default ½, 1 and 2 times the median distance
-        between rows of `y`.
+        between rows of `y`, of 2000 of them where there are more.
 
     Returns
     -------
     float
-        √ of the biased estimate (Gretton et al. 2012, eq. 5), so never negative.
+        √ of the biased estimate (Gretton et al. 2012, eq. 5), so never negative, and never zero on two samples of one
+        law: :func:`two_sample_test` has the unbiased one, with its noise.
 
     Examples
     --------
     >>> mmd([[0.0], [1.0]], [[0.0], [1.0]])
     0.0
     """
-    from scipy.spatial.distance import cdist
+    (x, y), unit = _in_one_unit(("x", "y"), x, y)
+    kernel = functools.partial(_gaussians, lengths=_lengths(lengths, unit, y, np.concatenate([x, y])))
+    return math.sqrt(max(_quadratic(kernel, *_difference(x, y)), 0.0))
 
-    x, y = _doubles(x, y)
-    if lengths is None:
-        median = float(np.median(cdist(y[:2000], y[:2000]))) or 1.0
-        lengths = (0.5 * median, median, 2.0 * median)
 
-    def kernel_mean(p: np.ndarray, q: np.ndarray) -> float:
-        squares = cdist(p, q, "sqeuclidean")
-        return float(np.mean([np.exp(-squares / (2 * length**2)).mean() for length in lengths]))
+def two_sample_test(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    lengths: "tuple[float, ...] | None" = None,
+    n_permutations: int = 200,
+    random_state: "int | np.random.Generator | None" = 0,
+) -> TwoSampleTest:
+    """Test whether two samples are of one law, by their maximum mean discrepancy.
 
-    return float(np.sqrt(max(kernel_mean(x, x) + kernel_mean(y, y) - 2 * kernel_mean(x, y), 0.0)))
+    Parameters
+    ----------
+    x, y : arrays of shape (n, d) and (m, d)
+        Samples, independent of each other, of two rows or more. O((n + m)² d) time, in blocks of 8 MiB.
+    lengths : tuple of float, optional
+        Standard deviations of the Gaussian kernels, in the units of the data; by default ½, 1 and 2 times the median
+        distance between rows of both samples.
+    n_permutations : int
+        Random exchanges of rows between the samples, from which noise and p-value are read.
+    random_state : int, Generator or None
+        What draws them.
+
+    Returns
+    -------
+    TwoSampleTest
+
+    Raises
+    ------
+    ValueError
+        Where a sample has one row only, or the two differ in their number of features.
+
+    Notes
+    -----
+    Gretton et al. 2012, eq. 3 and sec. 5: the mean kernel between two different rows of `x`, plus that of `y`, minus
+    twice that of a row of `x` and one of `y`. At equal laws the p-value is at most α with probability at most α.
+
+    Examples
+    --------
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 200, 2))
+    >>> two_sample_test(x, y).p_value > 0.05, two_sample_test(x, y + 0.5).p_value < 0.05
+    (True, True)
+    """
+    count("n_permutations", n_permutations)
+    (x, y), unit = _in_one_unit(("x", "y"), x, y, least=2)
+    z = np.concatenate([x, y])
+    member = np.zeros((len(z), 1 + n_permutations))
+    member[: len(x)] = 1.0
+    member[:, 1:] = _rng(random_state).permuted(member[:, 1:], axis=0)
+    statistic, *null = _unbiased(functools.partial(_gaussians, lengths=_lengths(lengths, unit, z)), z, member)
+    as_large = np.sum(np.array(null) >= statistic - 1e-12)  # equal up to rounding, of kernels at most 1
+    return TwoSampleTest(float(statistic), float(np.std(null)), float((1 + as_large) / (1 + n_permutations)))
 
 
 def energy_distance(x: ArrayLike, y: ArrayLike) -> float:
     """Return ``√(2 E|x − y| − E|x − x'| − E|y − y'|)``, in the square root of the units of the data (Székely 2013).
+
+    Parameters
+    ----------
+    x, y : arrays of shape (n, d) and (m, d)
+        Samples. O((n + m)² d) time, in blocks of 8 MiB.
+
+    Returns
+    -------
+    float
 
     Examples
     --------
@@ -133,8 +248,8 @@ def energy_distance(x: ArrayLike, y: ArrayLike) -> float:
     """
     from scipy.spatial.distance import cdist
 
-    x, y = _doubles(x, y)
-    return float(np.sqrt(max(2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean(), 0.0)))
+    (x, y), unit = _in_one_unit(("x", "y"), x, y)
+    return math.sqrt(unit) * math.sqrt(max(-_quadratic(cdist, *_difference(x, y)), 0.0))
 
 
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
@@ -177,15 +292,11 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """
     from scipy.linalg import orthogonal_procrustes
 
-    names = ("features_a", "features_b")
-    a, b = _doubles(features_a, features_b, names)
-    for z, name in zip((a, b), names, strict=True):
-        if len(z) < 2:
-            raise ValueError(f"{name} has {len(z)} row; a covariance needs at least 2. Give more samples.")
-    rank = min(max(len(a), len(b)), a.shape[1])
+    (a, b), unit = _in_one_unit(("features_a", "features_b"), features_a, features_b, least=2)
+    (a, b), rank = _centred(a, b), min(max(len(a), len(b)), a.shape[1])
     L_a, L_b = _root(a, rank), _root(b, rank)
     Q, _ = orthogonal_procrustes(L_b, L_a)
-    return float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + np.sum((L_a - L_b @ Q) ** 2))
+    return unit**2 * float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + np.sum((L_a - L_b @ Q) ** 2))
 
 
 def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionRecall:
@@ -221,13 +332,8 @@ def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionR
     >>> precision_recall(real, made=[[0.5], [1.0], [1.5]], k=1)
     PrecisionRecall(precision=1.0, recall=0.5)
     """
-    names = ("real", "made")
-    x, y = _doubles(real, made, names)
-    if k < 1:
-        raise ValueError(f"k={k} neighbours make no ball; choose k of at least 1.")
-    for z, name in zip((x, y), names, strict=True):
-        if len(z) <= k:
-            raise ValueError(f"k={k} neighbours need {k + 1} rows, but {name} has {len(z)}. Give more, or a smaller k.")
+    count("k", k)
+    (x, y), _ = _in_one_unit(("real", "made"), real, made, least=k + 1)
     return PrecisionRecall(float(_covered(y, x, k).mean()), float(_covered(x, y, k).mean()))
 
 
@@ -267,8 +373,7 @@ def memorisation(made: ArrayLike, seen: ArrayLike, unseen: ArrayLike) -> Memoris
     >>> memorisation(made=seen, seen=seen, unseen=[[0.5], [1.4]])
     Memorisation(copied=1.0, nearer=1.0)
     """
-    x, y = _doubles(made, seen, ("made", "seen"))
-    z, _ = _doubles(unseen, seen, ("unseen", "seen"))
+    (x, y, z), _ = _in_one_unit(("made", "seen", "unseen"), made, seen, unseen)
     d_made, d_unseen = np.sort(_to_nearest(x, y)), _to_nearest(z, y)
     # Weibull's quantile keeps the floor at 0.01 down to m = 99; with NumPy's default it is 0.02 at m = 100.
     copied = np.mean(d_made < np.quantile(d_unseen, 0.01, method="weibull"))
@@ -276,10 +381,121 @@ def memorisation(made: ArrayLike, seen: ArrayLike, unseen: ArrayLike) -> Memoris
     return Memorisation(float(copied), float(np.mean(below + up_to)) / (2 * len(d_made)))
 
 
-def _doubles(x: ArrayLike, y: ArrayLike, names: tuple[str, str] = ("x", "y")) -> tuple[np.ndarray, np.ndarray]:
-    """Return two clouds of one space as float64 in host memory."""
-    x, y = (np.asarray(to_numpy(z), dtype=np.float64) for z in as_pair(x, y, names))
-    return x, y
+def _in_one_unit(names: tuple[str, ...], *clouds: ArrayLike, least: int = 1) -> tuple[list[np.ndarray], float]:
+    """Return clouds of one space as float64 in a unit of their size, so that squares stay in range; and the unit.
+
+    It is a power of two, which rounds nothing.
+    """
+    pairs = [as_pair(z, clouds[1], (name, names[1])) for name, z in zip(names, clouds, strict=True)]
+    for name, (z, _) in zip(names, pairs, strict=True):
+        if len(z) < least:
+            raise ValueError(f"{name} has {len(z)} of at least {least} rows that this figure needs. Give more samples.")
+    rows = [np.asarray(to_numpy(z), dtype=np.float64) for z, _ in pairs]
+    unit = 2.0 ** int(np.frexp(max(np.abs(z).max() for z in rows))[1])
+    return [z / unit for z in rows], unit
+
+
+def _rng(random_state: "int | np.random.Generator | None") -> np.random.Generator:
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"random_state={random_state!r} must be a non-negative integer, a Generator or None."
+        ) from None
+
+
+def _least_cost(C: np.ndarray) -> float:
+    """Return min Σ P_ij C_ij over the plans P between uniform weights, certified by the dual potentials.
+
+    A vertex of these plans holds multiples of 1 / L, with L = lcm(n, m). So where any plan costs P, an optimal vertex
+    has no entry that costs more than L P: costs are cut there, where their size hides the others in rounding.
+    """
+    import ot
+
+    n, m = C.shape
+    L = math.lcm(n, m)
+    a, b, top = np.full(n, L / n), np.full(m, L / m), float(C.max())  # masses are integers: they do not round
+    while top > 0:
+        cut = np.minimum(C / top, 1.0)
+        plan, log = ot.emd(a, b, cut, numItermax=10_000_000, log=True)
+        v = (cut - log["u"][:, None]).min(axis=0)
+        u = (cut - v).min(axis=1)
+        dual, rounding = float(a @ u + b @ v), 1e-15 * L * float(1 + np.ptp(u) + np.ptp(v))
+        rows = np.nonzero(plan)
+        cost, primal = float(plan[rows] @ C[rows]), float(plan[rows] @ cut[rows])
+        if cost == 0 or primal - dual + rounding <= max(1e-8, 1e-13 * L) * primal:
+            return cost / L
+        if not 2 * cost < top:
+            raise RuntimeError(
+                f"Exact transport of {n} to {m} points failed: its cost is {cost / L:.6g} and may be as small as "
+                f"{top * dual / L:.6g}. {log['warning'] or ''} Use fewer points."
+            )
+        top = 2 * cost
+    return 0.0
+
+
+def _difference(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points z (k, d) and weights w (k,), summing to 0, of the law of x minus that of y.
+
+    What lies in both at equal weight, however far, is left out, exactly.
+    """
+    L = math.lcm(n := len(x), m := len(y))
+    z, row = np.unique(np.concatenate([x, y]), axis=0, return_inverse=True)
+    w = np.bincount(row.ravel(), np.repeat([L // n, -(L // m)], [n, m]))
+    return z[w != 0], w[w != 0] / L
+
+
+def _blocks(z: np.ndarray) -> Iterator[slice]:
+    """Yield slices of so many rows that their products with all rows take 8 MiB."""
+    step = max(1, 2**20 // max(1, len(z)))
+    return (slice(i, i + step) for i in range(0, len(z), step))
+
+
+def _quadratic(kernel: Callable[..., np.ndarray], z: np.ndarray, w: np.ndarray) -> float:
+    """Return Σ w_i w_j k(z_i, z_j)."""
+    return float(sum(w[rows] @ (kernel(z[rows], z) @ w) for rows in _blocks(z)))
+
+
+def _unbiased(kernel: Callable[..., np.ndarray], z: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Return an unbiased MMD² a column of `member` (k, p), which is 1 on rows of one sample and 0 on the other's."""
+    xx = xz = zz = np.zeros(())  # sums of the kernel over a sample and itself, a sample and all rows, all rows
+    for rows in _blocks(z):
+        K = kernel(z[rows], z)
+        xx = xx + np.sum(member[rows] * (K @ member), axis=0)
+        xz, zz = xz + K.sum(axis=1) @ member[rows], zz + K.sum()
+    n, m = (side := member[:, 0].sum()), len(z) - side
+    yy, xy = zz - 2 * xz + xx, xz - xx
+    return (xx - n) / (n * (n - 1)) + (yy - m) / (m * (m - 1)) - 2 * xy / (n * m)  # k(z, z) = 1
+
+
+def _gaussians(x: np.ndarray, y: np.ndarray, lengths: tuple[float, ...]) -> np.ndarray:
+    """Return the mean of Gaussian kernels of these standard deviations, (n, m)."""
+    from scipy.spatial.distance import cdist
+
+    squares = cdist(x, y, "sqeuclidean")
+    return sum((np.exp(squares / (-2 * length**2)) for length in lengths), np.zeros(())) / len(lengths)
+
+
+def _lengths(given: Any, unit: float, *clouds: np.ndarray) -> tuple[float, ...]:
+    """Return the lengths of kernels in units; by default, of the first cloud that is more than one point."""
+    if given is None:
+        median = next((length for z in clouds if (length := _median_distance(z))), 1.0)
+        return 0.5 * median, median, 2.0 * median
+    lengths = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    if lengths.ndim > 1 or not lengths.size or not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError(f"lengths={given!r} must be positive lengths in the units of the data, such as (0.5, 1.0).")
+    return tuple(lengths / unit)
+
+
+def _median_distance(z: np.ndarray) -> float:
+    """Return the median distance between different rows, of 2000 rows at most; 0 where all are the same."""
+    from scipy.spatial.distance import pdist
+
+    if len(z) > 2000:
+        z = z[np.random.default_rng(0).permutation(len(z))[:2000]]
+    distances = pdist(z)
+    distances = distances[distances > 0]
+    return float(np.median(distances)) if len(distances) else 0.0
 
 
 def _root(x: np.ndarray, rank: int) -> np.ndarray:
@@ -289,7 +505,7 @@ def _root(x: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move both clouds so that the squares |x|² + |y|² − 2 x·y, the fast way, round least; outliers do not count."""
+    """Move both clouds so that products such as |x|² + |y|² − 2 x·y round least; outliers do not count."""
     middle = np.median(y, axis=0)
     return x - middle, y - middle
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 from scipy.linalg import sqrtm
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from strategies import cloud, rotations, seeds
 from tolerances import FLOAT64
@@ -71,6 +72,159 @@ def test_energy_distance_agrees_with_scipy_in_one_dimension():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=100), rng.normal(size=80) + 1
     assert metrics.energy_distance(x[:, None], y[:, None]) == pytest.approx(stats.energy_distance(x, y))
+
+
+LAWS = {
+    "wasserstein": (metrics.wasserstein, 1),
+    "sliced": (metrics.sliced_wasserstein, 1),
+    "mmd": (metrics.mmd, 0),
+    "energy": (metrics.energy_distance, 0.5),
+    "frechet": (metrics.frechet_distance, 2),
+    "test": (lambda x, y: np.array(metrics.two_sample_test(x, y, n_permutations=20))[:2], 0),
+}
+laws = pytest.mark.parametrize(("metric", "power"), LAWS.values(), ids=LAWS)
+
+
+@laws
+@given(pair=feature_pairs(min_rows=2), seed=seeds)
+def test_units_and_origin_do_not_matter(metric, power, pair, seed):
+    (x, y), rng = pair, np.random.default_rng(seed)
+    expected = metric(x, y)
+    unit, origin = 10.0 ** rng.uniform(-100, 100), 1e4 * rng.normal(size=x.shape[1])
+    assert metric(unit * x, unit * y) / unit**power == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert metric(x + origin, y + origin) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["wasserstein", "mmd", "energy", "frechet"])
+@given(pair=feature_pairs(), data=st.data())
+def test_rotations_the_order_of_rows_and_of_samples_do_not_matter(name, pair, data):
+    metric, (x, y), turn = LAWS[name][0], pair, data.draw(rotations(pair[0].shape[1]))
+    lengths = {"lengths": (0.5, 2.0)} if name == "mmd" else {}  # by default those of the second sample
+    expected = pytest.approx(metric(x, y, **lengths), rel=1e-9, abs=1e-7)  # the root of a difference
+    assert metric(x @ turn, y @ turn, **lengths) == expected
+    assert metric(x[::-1], y, **lengths) == expected
+    assert metric(y, x, **lengths) == expected
+    assert metric(x, x[::-1]) == pytest.approx(0.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("shift", [0, 1e6, 1e7, 1e8, 1e12])
+def test_wasserstein_is_the_same_at_every_shift(shift):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)) + 1
+    expected = np.sqrt(np.mean(np.sum((x - y[assignment(x, y)]) ** 2, axis=1)))
+    assert metrics.wasserstein(x + shift, y + shift) == pytest.approx(expected, rel=1e-15 * (1 + shift), abs=0)
+
+
+def assignment(x, y):
+    """Return the rows of y to which SciPy assigns those of x."""
+    return linear_sum_assignment(cdist(x, y, "sqeuclidean"))[1]
+
+
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6, 1e8, 1e16, 1e100])
+def test_a_common_row_however_far_changes_nothing_but_the_weights(far):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)) + 1
+    a, b = (np.vstack([z, [far, far]]) for z in (x, y))
+    near = pytest.approx
+    assert metrics.wasserstein(a, b) == near((40 / 41) ** 0.5 * metrics.wasserstein(x, y), rel=1e-12)
+    assert metrics.sliced_wasserstein(a, b) == near((40 / 41) ** 0.5 * metrics.sliced_wasserstein(x, y), rel=1e-12)
+    assert metrics.energy_distance(a, b) == near(40 / 41 * metrics.energy_distance(x, y), rel=1e-12)
+    assert metrics.mmd(a, b, (1.0,)) == near(40 / 41 * metrics.mmd(x, y, (1.0,)), rel=1e-12)
+
+
+@given(seeds, st.integers(2, 12), st.lists(st.integers(-8, 8), min_size=1, max_size=4))
+def test_wasserstein_finds_the_plan_of_rows_of_very_different_size(seed, n, exponents):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, n, 2))
+    for e in exponents:  # pairs that are 10^e apart, each 10^10 from the rest, in another order
+        x, y = (np.vstack([z, [[10.0**10 * (1 + len(z)), 10.0**e * rng.normal()]]]) for z in (x, y))
+    plan = [*assignment(x[:n], y[:n]), *range(n, len(x))]
+    expected = np.sqrt(np.mean(np.sum((x - y[plan]) ** 2, axis=1)))
+    assert metrics.wasserstein(x, rng.permutation(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_wasserstein_of_clouds_that_nearly_agree():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2))
+    moves = rng.normal(size=x.shape)
+    for size in (1e-5, 1e-10):
+        moved = x + size * moves
+        expected = np.sqrt(np.mean(np.sum((moved - x) ** 2, axis=1)))
+        assert metrics.wasserstein(rng.permutation(x), moved) == pytest.approx(expected, rel=1e-9)
+
+
+@given(seeds, st.integers(1, 12), st.integers(1, 12))
+def test_wasserstein_of_unequal_numbers_is_that_of_repeated_rows(seed, n, m):
+    rng = np.random.default_rng(seed)
+    x, y, k = rng.normal(size=(n, 2)), rng.normal(size=(m, 2)), math.lcm(n, m)
+    a, b = np.repeat(x, k // n, axis=0), np.repeat(y, k // m, axis=0)
+    expected = np.sqrt(np.mean(np.sum((a - b[assignment(a, b)]) ** 2, axis=1)))
+    assert metrics.wasserstein(x, y) == pytest.approx(expected, rel=1e-9)
+    assert metrics.sliced_wasserstein(x, y) == pytest.approx(metrics.sliced_wasserstein(a, b), rel=1e-12)
+    assert metrics.sliced_wasserstein(x[:, :1], y[:, :1]) == pytest.approx(metrics.wasserstein(x[:, :1], y[:, :1]))
+
+
+def test_sliced_wasserstein_agrees_with_pot():
+    ot = pytest.importorskip("ot")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 5)), 2 * rng.normal(size=(70, 5)) + 1
+    u = np.random.default_rng(3).normal(size=(5, 40))
+    expected = ot.sliced_wasserstein_distance(x, y, projections=u / np.linalg.norm(u, axis=0))
+    assert metrics.sliced_wasserstein(x, y, n_projections=40, random_state=3) == pytest.approx(expected, rel=1e-10)
+
+
+def test_sliced_wasserstein_of_a_translation_is_the_root_mean_square_of_its_projections():
+    x, c = np.random.default_rng(0).normal(size=(50, 4)), np.array([3.0, 0.0, 0.0, 4.0])
+    assert metrics.sliced_wasserstein(x, x + c, n_projections=4000) == pytest.approx(5 / 2, rel=4 * (2 / 4000) ** 0.5)
+
+
+def test_mmd_agrees_with_the_sum_over_pairs():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 3, size=(30, 2)).astype(float), rng.integers(0, 4, size=(45, 2)).astype(float)
+
+    def mean(a, b):
+        return np.mean([np.exp(-cdist(a, b, "sqeuclidean") / (2 * s**2)).mean() for s in (0.5, 2.0)])
+
+    expected = mean(x, x) + mean(y, y) - 2 * mean(x, y)
+    assert metrics.mmd(x, y, (0.5, 2.0)) ** 2 == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_statistic_is_the_mean_kernel_over_different_rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 2)), rng.normal(size=(30, 2)) + 0.2
+    xx, yy, xy = (np.exp(-cdist(a, b, "sqeuclidean") / 2) for a, b in ((x, x), (y, y), (x, y)))
+    expected = (xx.sum() - 20) / (20 * 19) + (yy.sum() - 30) / (30 * 29) - 2 * xy.mean()
+    assert metrics.two_sample_test(x, y, lengths=(1.0,)).statistic == pytest.approx(expected, rel=1e-10)
+
+
+def test_at_equal_laws_the_statistic_has_mean_zero_and_its_noise_and_the_p_value_is_uniform():
+    rng, repeats = np.random.default_rng(0), 200
+    statistic, noise, p = np.array(
+        [metrics.two_sample_test(rng.normal(size=(30, 2)), rng.normal(size=(40, 2))) for _ in range(repeats)]
+    ).T
+    assert abs(statistic.mean()) < 4 * statistic.std() / repeats**0.5
+    assert np.mean(noise) == pytest.approx(statistic.std(), rel=0.3)
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_the_two_sample_test_sees_another_spread_a_lost_mode_and_a_correlation():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 300, 2))
+    modes = np.where(rng.random((300, 1)) < 0.5, -3.0, 3.0)
+    for made, real in ((1.3 * x, y), (x + 3, y + modes), (x @ [[1, 0.6], [0.6, 1]], y * [1.17, 1.17])):
+        assert metrics.two_sample_test(made, real).p_value < 0.01
+
+
+def test_sums_over_pairs_do_not_hold_all_pairs():
+    x, y = np.random.default_rng(0).normal(size=(2, 2500, 2))
+    for metric in (metrics.energy_distance, lambda x, y: metrics.two_sample_test(x, y, n_permutations=5)):
+        tracemalloc.start()
+        try:
+            metric(x, y)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 0.7 * 8 * 5000**2
 
 
 # Fréchet distance
@@ -311,15 +465,19 @@ def test_tensors_and_lists_are_welcome(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: frechet_distance(x[:1], x), "features_a has 1 row; a covariance needs at least 2."),
-        (lambda x: frechet_distance(x, x[:1]), "features_b has 1 row; a covariance needs at least 2."),
+        (lambda x: frechet_distance(x[:1], x), "features_a has 1 of at least 2 rows"),
+        (lambda x: frechet_distance(x, x[:1]), "features_b has 1 of at least 2 rows"),
         (lambda x: frechet_distance(x, x[:, :1]), "features_a has 2 features but features_b has 1"),
-        (
-            lambda x: precision_recall(x[:3], x),
-            "k=3 neighbours need 4 rows, but real has 3. Give more",
-        ),
-        (lambda x: precision_recall(x, x[:5], k=5), "k=5 neighbours need 6 rows, but made has 5."),
-        (lambda x: precision_recall(x, x, k=0), "k=0 neighbours make no ball; choose k of at least 1."),
+        (lambda x: precision_recall(x[:3], x), "real has 3 of at least 4 rows that this figure needs. Give more"),
+        (lambda x: precision_recall(x, x[:5], k=5), "made has 5 of at least 6 rows"),
+        (lambda x: precision_recall(x, x, k=0), "k=0 must be an integer of at least 1."),
+        (lambda x: metrics.two_sample_test(x, x[:1]), "y has 1 of at least 2 rows"),
+        (lambda x: metrics.two_sample_test(x, x, n_permutations=0), "n_permutations=0 must be an integer"),
+        (lambda x: metrics.two_sample_test(x, x, random_state=-1), "random_state=-1 must be a non-negative integer"),
+        (lambda x: metrics.sliced_wasserstein(x, x, n_projections=1.5), "n_projections=1.5 must be an integer"),
+        (lambda x: metrics.mmd(x, x, ()), "lengths=() must be positive lengths"),
+        (lambda x: metrics.mmd(x, x, (1.0, -1.0)), "lengths=(1.0, -1.0) must be positive lengths"),
+        (lambda x: metrics.mmd(x, x, (np.nan,)), "must be positive lengths"),
         (lambda x: precision_recall(x, x[:, :1]), "real has 2 features but made has 1"),
         (lambda x: memorisation(x[:, :1], x, x), "made has 1 features but seen has 2"),
         (lambda x: memorisation(x, x, x[:, :1]), "unseen has 1 features but seen has 2"),
