@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from nsgf import _checks, metrics
+from nsgf import _checks, metrics, trials
 from nsgf._arrays import Array
 from nsgf.matching import relative_error
 from nsgf.minibatches import Problem
 from nsgf.pool import Filled, Steps
 from nsgf.sinkhorn import Velocity
 from nsgf.task import Task
+from nsgf.trials import Trial
 
 _FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least so many rows
-_NARROW = 0.01  # of the widest feature: below, a feature is of the size of a field's error
-_MISFIT, _MISFITS = 2.0, 0.1  # factor between deviations, and the fraction of the features, that are too much
-_WIDER, _SURE, _DISCREPANCY = 1.4, 0.01, 0.01  # factor of all features, level of the test, and the least MMD² of account
-_GAP, _SPREADS = 0.5, 0.5  # gaps between velocities that point to a cause, and what two halves may differ by
+_NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the size of a field's error, or lost in it
+_MISFIT, _MISFITS, _ABSURD = 1.5, 0.2, 10.0  # factor between deviations of many features, how many, and that of any
+_WIDER, _SURE, _DISCREPANCY = 1.8, 0.01, 0.01  # factor of all features, level of the test, and the least MMD² of account
+_GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
 
@@ -96,53 +97,46 @@ def report(field: nn.Module, filled: Filled) -> dict[str, Any]:
     }
 
 
-def law(made: np.ndarray, real: np.ndarray, lifts: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    """Return how far the law of what a model makes is from that of its target.
+def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
+    """Return how far the law of what a model makes of a trial is from that of its target.
 
     Parameters
     ----------
-    made, real : arrays of shape (n, d) and (m, d)
-        Points that the model has made, and points of the target.
-    lifts : arrays of shape (n, l) and (m, l)
-        Their conditions as coordinates, where the joint laws are compared.
+    made : array of shape (n, d)
+        Where the points of the trial have been carried.
+    trial : Trial
+        With the target and the conditions.
 
     Returns
     -------
     dict
-        ``"mmd2"``, ``"mmd2_noise"`` and ``"p_value"``: :func:`nsgf.metrics.two_sample_test` of the two. ``"width"``:
-        deviation of what is made from its mean, relative to that of the target; ``"least_width"`` and
-        ``"greatest_width"``: the same of the feature where it is least and greatest; ``"misfits"``: the fraction of
-        the features where it is below ½ or above 2. Deviations are those within labels.
+        ``"mmd2"``, ``"mmd2_noise"`` and ``"p_value"``: :func:`nsgf.metrics.two_sample_test` of the two, jointly with
+        their conditions. ``"width"``: deviation of what is made, relative to that of the target; ``"least_width"`` and
+        ``"greatest_width"``: the same of the feature where it is least and greatest; ``"misfits"``: the fraction of the
+        features where it is below ⅔ or above 1½. Deviations are those within labels.
 
     Examples
     --------
     >>> x, none = np.random.default_rng(0).normal(size=(200, 2)), np.zeros((200, 0))
-    >>> figures = law(0.5 * x, x, (none, none))
+    >>> figures = law(0.5 * x, Trial(x, None, x, (none, none), x.var(axis=0)))
     >>> round(figures["width"], 6), figures["p_value"] < 0.01
     (0.5, True)
     """
-    test = metrics.two_sample_test(np.hstack([made, lifts[0]]), np.hstack([real, lifts[1]]))
-    squares_made, squares = _within(made, lifts[0]), _within(real, lifts[1])
-    varies = squares > 1e-14 * squares.max()
-    ratio = np.sqrt(squares_made[varies] / squares[varies]) if varies.any() else np.ones(1)
+    wanted, got = trial.variance, trials.variance(made, trial.lifts[0])
+    unit = float((2.0 * wanted.sum()) ** 0.5) or 1.0  # root-mean-square distance of two rows of one label
+    made, real = np.hstack([made, trial.lifts[0]]), np.hstack([trial.y, trial.lifts[1]])
+    test = metrics.two_sample_test(made, real, lengths=(0.5 * unit, unit, 2.0 * unit))
+    varies = wanted > 1e-14 * wanted.max()
+    ratio = np.sqrt(got[varies] / wanted[varies]) if varies.any() else np.ones(1)
     return {
         "mmd2": test.statistic,
         "mmd2_noise": test.noise,
         "p_value": test.p_value,
-        "width": float(np.sqrt(squares_made.sum() / squares.sum())) if varies.any() else 1.0,
+        "width": float(np.sqrt(got.sum() / wanted.sum())) if varies.any() else 1.0,
         "least_width": float(ratio.min()),
         "greatest_width": float(ratio.max()),
         "misfits": float(np.mean((ratio < 1 / _MISFIT) | (ratio > _MISFIT))),
     }
-
-
-def _within(x: np.ndarray, lift: np.ndarray) -> np.ndarray:
-    """Return the variance (d,) of every feature within the groups that a lift makes."""
-    _, group = np.unique(lift, axis=0, return_inverse=True) if lift.shape[1] else (None, np.zeros(len(x), int))
-    group = np.zeros(len(x), int) if group.max() * 2 > len(x) else group  # continuous conditions make no groups
-    x = x.astype(np.float64)
-    means = np.stack([x[group == k].mean(axis=0) for k in range(group.max() + 1)])
-    return ((x - means[group]) ** 2).mean(axis=0)
 
 
 def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -194,8 +188,10 @@ def _look_at_rows(name: str, x: np.ndarray) -> None:
 
 def _look_at_features(name: str, widths: np.ndarray, task: Task) -> None:
     varies = widths > 1e-7 * widths.max()
-    small = np.flatnonzero(varies & (widths < _NARROW * widths.max()))
-    if len(small) > _MISFITS * varies.sum():
+    small = np.flatnonzero(varies & (widths < _LOST * widths.max()))
+    narrow = np.flatnonzero(varies & (widths < _NARROW * widths.max()))
+    if len(small) or len(narrow) > _MISFITS * varies.sum():
+        small = narrow
         names = task.features.names
         shown = [f"feature {i}" if names is None or task.codec.each else repr(names[i]) for i in small[:5]]
         _checks.warn(
@@ -209,11 +205,11 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a report that are not to be trusted, and what each says; the gravest first."""
     found = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
     law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
-    width, misfits = figures.get("width", 1.0), figures.get("misfits", 0.0)
+    width, least, greatest = (figures.get(k, 1.0) for k in ("width", "least_width", "greatest_width"))
     if not 1 / _WIDER < width < _WIDER:
         found["width"] = f"what is made is {width:.2g} times as wide as the target"
-    if misfits > _MISFITS:
-        found["misfits"] = f"features are from {figures['least_width']:.2g} to {figures['greatest_width']:.2g} times as wide"
+    if figures.get("misfits", 0.0) > _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:
+        found["misfits"] = f"features are from {least:.2g} to {greatest:.2g} times as wide as the target's"
     if law_is_other:
         found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"
     if not figures.get("held_out", 1) and figures.get("minibatch_error", 0.0) > _SPREADS:

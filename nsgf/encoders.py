@@ -104,7 +104,7 @@ class Codec(NamedTuple):
         """Return it with its transformers as data, and the name of one that has no such form."""
         return Codec(tuple(map(kept_or_named, self.each)))
 
-    def restored(self, encoder: Any, widths: tuple[int, int], n_features: int) -> "Codec":
+    def restored(self, encoder: Any, widths: tuple[int, int], z: np.ndarray) -> "Codec":
         """Return what :meth:`kept` was, or that of the fitted `encoder` where one is given.
 
         Raises
@@ -112,7 +112,7 @@ class Codec(NamedTuple):
         LookupError
             Where it had a transformer of the user's own, and none is given.
         ValueError
-            Where it does not lead from so many features of the source and the target to those of the flow, and back.
+            Where it does not lead points z (k, d) of the flow to so many features of the source or the target, and back.
         """
         own = [name for name in self.each if isinstance(name, str)]
         if own and encoder is None:
@@ -120,11 +120,14 @@ class Codec(NamedTuple):
                 f"was fitted with an encoder of your own, {', '.join(own)}: give it, fitted: load(path, encoder=…)."
             )
         codec = Codec(tuple(map(restored, self.each)) if encoder is None else _each(encoder))
-        for e, n in zip(codec.each, (widths[0], widths[-1]) if len(codec.each) > 1 else widths[-1:], strict=False):
-            z = _rows(e.transform(np.zeros((_TRIED, n))), _TRIED)
-            back = np.asarray(e.inverse_transform(np.zeros((_TRIED, n_features))), dtype=np.float64)
-            if z.shape[1] != n_features or back.shape != (_TRIED, n):
-                raise ValueError(f"encoder leads {n} features to {z.shape[1]}, but the flow has {n_features}")
+        for e, n in zip(codec.each, widths[-len(codec.each) :] if codec.each else (), strict=True):
+            try:
+                x = _rows(e.inverse_transform(z), len(z))
+                back = _rows(e.transform(x), len(z))
+            except Exception as error:
+                raise ValueError(f"its encoder does not lead to {z.shape[1]} features and back: {error}") from error
+            if x.shape[1] != n or back.shape != z.shape:
+                raise ValueError(f"its encoder leads {n} features to {back.shape[1]}, but the flow has {z.shape[1]}")
         return codec
 
 
@@ -154,7 +157,7 @@ def kept(value: Any) -> Any:
     if isinstance(value, np.ufunc):
         return Kept("ufunc", {"name": value.__name__})
     if _KEPT.get(type(value).__name__) is type(value):
-        return Kept(type(value).__name__, {k: kept(v) for k, v in vars(value).items()})
+        return Kept(type(value).__name__, {k: kept(v) for k, v in vars(value).items() if not k.startswith("_sklearn")})
     if isinstance(value, tuple | list):
         return type(value)(kept(v) for v in value)
     if isinstance(value, str | int | float | np.ndarray | np.generic | None):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
 from nsgf import _io, matching, ode
@@ -52,9 +53,9 @@ class Clock(NamedTuple):
         inside = grid[(grid > span[0] + 1e-9) & (grid < span[1] - 1e-9)]
         return [span[0], *inside.tolist(), span[1]]
 
-    def gone(self, t: np.ndarray | list[float]) -> np.ndarray:
+    def gone(self, t: ArrayLike) -> np.ndarray:
         """Return which part of their way the means have gone at the times t, from 0 to 1."""
-        snapshots = np.array(self.snapshots)
+        t, snapshots = np.asarray(t), np.array(self.snapshots)
         j = np.clip(np.searchsorted(snapshots, t, side="right") - 1, 0, len(snapshots) - 2)
         length = snapshots[j + 1] - snapshots[j]
         part = np.interp((t - snapshots[j]) / length, np.linspace(0, 1, len(self.left)), self.left)

@@ -230,8 +230,7 @@ class Task:
     def restored(self, encoder: Any) -> Self:
         """Return the task with the encoder as it was kept, or as it is given."""
         widths = self.features.n, math.prod(self.frame.shape)
-        codec = self.codec.restored(encoder, widths, self.frame.origins.shape[1])
-        return dataclasses.replace(self, codec=codec)
+        return dataclasses.replace(self, codec=self.codec.restored(encoder, widths, self.frame.origins))
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""

@@ -25,6 +25,8 @@ class Trial(NamedTuple):
         Points of the target.
     lifts : (array of shape (n, l), array of shape (m, l))
         Further coordinates of both: their conditions. Laws that agree with them agree for every condition.
+    variance : array of shape (d,)
+        That of the target's features within labels, of all rows, held out or not.
     span : (float, float)
         From when to when.
     """
@@ -33,6 +35,7 @@ class Trial(NamedTuple):
     c: np.ndarray | None
     y: np.ndarray
     lifts: tuple[np.ndarray, np.ndarray]
+    variance: np.ndarray
     span: tuple[float, float] = (0.0, 1.0)
 
 
@@ -54,23 +57,41 @@ def halves(task: Task, rng: np.random.Generator) -> tuple[Task, Task]:
     return (task, task) if task.pairs is not None or fewest < _SCARCE else _dealt(task, 0.5, rng)
 
 
-def trials(task: Task, rng: np.random.Generator) -> list[Trial]:
-    """Return what a model of this task is to carry: each snapshot to the next, or the source to the target."""
+def trials(unseen: Task, task: Task, rng: np.random.Generator) -> list[Trial]:
+    """Return what a model of a task is to make of its unseen rows: carry each snapshot to the next, or source to target."""
     if task.times:
-        stages = zip(itertools.pairwise(task.snapshots), itertools.pairwise(task.frame.times), strict=True)
-        return [_trial(Side(x), Side(y), None, rng)._replace(span=span) for (x, y), span in stages]
-    return [_trial(task.source, task.target, task.kinds, rng)]
+        spans = itertools.pairwise(task.frame.times)
+        stages = zip(itertools.pairwise(unseen.snapshots), task.snapshots[1:], spans, strict=True)
+        return [_trial(Side(x), Side(y), Side(whole), None, rng)._replace(span=span) for (x, y), whole, span in stages]
+    return [_trial(unseen.source, unseen.target, task.target, task.kinds, rng)]
 
 
-def _trial(source: Side, target: Side, kinds: Conditions | None, rng: np.random.Generator) -> Trial:
-    target = _known_rows(target, kinds, rng)
+def _trial(source: Side, target: Side, whole: Side, kinds: Conditions | None, rng: np.random.Generator) -> Trial:
+    target, whole = (_known_rows(side, kinds, rng) for side in (target, whole))
     source = source if source.x is None else _known_rows(source, kinds, rng)
-    x = source.draw(len(target.rows) if source.x is None else len(source.rows), rng)
+    x = source.draw(len(target.rows), rng) if source.x is None else source.x
     if kinds is None:
-        return Trial(x, None, target.rows, (x[:, :0], target.rows[:, :0]))
+        return Trial(x, None, target.rows, (x[:, :0], target.rows[:, :0]), variance(whole.rows))
     known = target.codes[rng.integers(len(target.codes), size=len(x))] if source.known is None else source.known
-    lifts = [_lift(kinds, z, target.rows.shape[1]) for z in (known, target.codes)]
-    return Trial(x if source.known is None else source.rows, kinds.columns(known), target.rows, (lifts[0], lifts[1]))
+    lift_x, lift_y, lift = (_lift(kinds, z, x.shape[1]) for z in (known, target.codes, whole.codes))
+    return Trial(x, kinds.columns(known), target.rows, (lift_x, lift_y), variance(whole.rows, lift))
+
+
+def variance(x: np.ndarray, lift: np.ndarray | None = None) -> np.ndarray:
+    """Return the variance (d,) of every feature of x (n, d), within the labels where a lift (n, l) tells them.
+
+    Examples
+    --------
+    >>> variance(np.array([[0.0], [2.0], [10.0], [12.0]]), np.array([[0.0], [0.0], [1.0], [1.0]]))
+    array([1.])
+    """
+    x, group = x.astype(np.float64), np.zeros(len(x), int)
+    if lift is not None and lift.shape[1]:
+        _, group = np.unique(lift, axis=0, return_inverse=True)
+    if group.max() * 2 > len(x):  # continuous conditions make no groups
+        group[:] = 0
+    means = np.stack([x[group == k].mean(axis=0) for k in range(group.max() + 1)])
+    return ((x - means[group]) ** 2).mean(axis=0)
 
 
 def _known_rows(side: Side, kinds: Conditions | None, rng: np.random.Generator) -> Side:

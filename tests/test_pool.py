@@ -117,11 +117,16 @@ def test_a_filled_pool_holds_the_steps_of_each_flow():
         np.testing.assert_allclose(res(x_k), v_k, atol=1e-4)  # there both flows are solved at once
 
 
-def test_the_flows_held_out_are_those_after_the_pool():
-    filled, stream = pool.fill(drawn(), SCHEME, 2, Training()), drawn()
-    problems = [next(stream)[0] for _ in range(4)][2:]
-    for (p, _), wanted in zip(filled.held_out, problems, strict=True):
+def apart():
+    return [next(drawn(seed)) for seed in (7, 8)]
+
+
+def test_the_flows_held_out_are_not_in_the_pool():
+    filled = pool.fill(drawn(), SCHEME, 2, Training(), apart=apart())
+    for (p, steps), (wanted,) in zip(filled.held_out, apart(), strict=True):
         np.testing.assert_array_equal(p.x, wanted.x)
+        np.testing.assert_allclose(steps[1][0], wanted.x + 0.5 * steps[0][1].v)
+    assert len(filled.pool) == 2 * 3 * 20
     assert len(filled.examples) == 2 * 3
     assert len(filled.unseen_lines(np.random.default_rng(0))) == 2 * 20
 
@@ -129,7 +134,8 @@ def test_the_flows_held_out_are_those_after_the_pool():
 @pytest.mark.parametrize("n_kept", [0, 1, 2])
 def test_a_pool_that_was_cut_short_is_completed_to_the_same_draws(tmp_path, n_kept):
     def fill(directory):
-        return pool.fill(drawn(), SCHEME, 2, Training(directory=directory), lines_rng=np.random.default_rng(1))
+        habits, rng = Training(directory=directory), np.random.default_rng(1)
+        return pool.fill(drawn(), SCHEME, 2, habits, apart=apart(), lines_rng=rng)
 
     whole, part = fill(tmp_path / "whole"), fill(tmp_path / "part")
     part.pool.keep(n_kept * 3 * 20)

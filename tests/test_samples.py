@@ -13,32 +13,47 @@ from nsgf import NSGF, spread
 from nsgf.samples import Frame, features, in_form_of, rows, shape_of, snapshots
 
 
-@given(seed=seeds, scale=st.floats(1e-6, 1e6))
-def test_units_have_the_targets_mean_and_unit_deviation_and_lead_back(seed, scale):
+@given(seed=seeds, scale=st.floats(1e-6, 1e6), shift=st.floats(-1e8, 1e8))
+def test_units_have_no_mean_and_unit_deviation_and_lead_back(seed, scale, shift):
     rng = np.random.default_rng(seed)
     x, y = (scale * cloud(rng, n, 3) for n in (12, 20))
-    frame = Frame.of(x, y, (3,))
-    assert frame.scale == pytest.approx(np.sqrt((spread(x) ** 2 + spread(y) ** 2) / 6))
-    unit = frame.to_unit(y)
-    assert unit.dtype == np.float32
-    np.testing.assert_allclose(unit.mean(axis=0), 0.0, atol=FLOAT32)
-    np.testing.assert_allclose(frame.to_data(unit), y, rtol=0, atol=10 * rounding(y.astype(np.float32)))
+    y = y + scale * shift
+    frame = Frame.of([x, y], (3,))
+    assert frame.scale == pytest.approx(np.sqrt((spread(x) ** 2 + spread(y) ** 2) / 6), rel=1e-6)
+    for z, s in ((x, 0.0), (y, 1.0)):
+        unit = frame.to_unit(z, s)
+        assert unit.dtype == np.float32
+        np.testing.assert_allclose(unit.mean(axis=0), 0.0, atol=FLOAT32)
+        back = rounding(unit * scale) * 10 + 1e-15 * abs(z).max()
+        np.testing.assert_allclose(frame.to_data(unit, s), z, rtol=0, atol=back)
+    np.testing.assert_allclose(frame.origin(0.25), 0.75 * x.mean(axis=0) + 0.25 * y.mean(axis=0), rtol=1e-9)
+
+
+def test_the_origin_of_a_course_goes_from_mean_to_mean_at_even_pace():
+    frame = Frame.of([np.full((2, 1), z) for z in (0.0, 4.0, -2.0)], (1,), (0.0, 0.5, 1.0))
+    np.testing.assert_allclose([frame.origin(s).item() for s in (0.0, 0.25, 0.5, 0.75, 1.0)], [0, 2, 4, 1, -2])
+
+
+def test_a_constant_far_from_zero_has_no_spread():
+    x = np.full((7, 1), 0.1) * 1e20
+    assert Frame.of([x, x], (1,)).scale == 1.0
+    assert (Frame.of([x, x], (1,)).to_unit(x) == 0).all()
 
 
 @pytest.mark.parametrize(("x", "y", "scale"), [([[0.0, 0.0]], [[3.0, 4.0]], 5 / 2**0.5), ([[1.0]], [[1.0]], 1.0)])
 def test_the_unit_of_single_points_is_their_distance_if_any(x, y, scale):
-    assert Frame.of(np.array(x), np.array(y), (len(x[0]),)).scale == pytest.approx(scale)
+    assert Frame.of([np.array(x), np.array(y)], (len(x[0]),)).scale == pytest.approx(scale)
 
 
 def test_images_are_rows_and_come_back_as_images():
     X = torch.arange(24.0).reshape(2, 1, 3, 4)
     z = rows(X, "X")
     assert (z.shape, z.dtype, shape_of(X)) == ((2, 12), np.float64, (1, 3, 4))
-    back = in_form_of(X, z)
+    back = in_form_of(X, z, (12,))
     assert back.dtype == torch.float32
     assert torch.equal(back, X)
-    assert in_form_of(X, np.stack([z] * 5)).shape == (5, 2, 1, 3, 4)
-    assert (shape_of([[1.0, 2.0]]), in_form_of([[1.0, 2.0]], z).shape) == ((2,), (2, 12))
+    assert in_form_of(X, np.stack([z] * 5), (12,)).shape == (5, 2, 1, 3, 4)
+    assert (shape_of([[1.0, 2.0]]), in_form_of([[1.0, 2.0]], z, (3, 4)).shape) == ((2,), (2, 3, 4))
 
 
 def test_the_columns_of_a_frame_are_kept_by_name():

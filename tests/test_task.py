@@ -15,7 +15,7 @@ def test_noise_has_the_mean_and_scale_of_the_data():
     rng = np.random.default_rng(0)
     X = np.array([5.0, -3.0, 7.0]) + np.array([1.0, 10.0, 0.0]) * rng.normal(size=(500, 3))
     task = Task.of(None, X)
-    start = task.frame.to_data(task.draw(4000, None, rng)[0])
+    start = task.frame.to_data(task.draw(4000, None, rng)[0], 0.0)
     np.testing.assert_allclose(start.mean(axis=0), X.mean(axis=0), atol=0.5)
     np.testing.assert_allclose(start.std(axis=0), X.std(axis=0), rtol=0.05, atol=1e-6)
 
@@ -120,4 +120,4 @@ def test_times_out_of_range_are_refused(t0, t1):
     with pytest.raises(ValueError, match=f"t0={t0} and t1={t1} must rise within the times of the fit, 0 to 48"):
         course.span(t0, t1)
     assert course.span(None, 24) == (0.0, 0.5)
-    assert course.unit_times == (0.0, 0.5, 1.0)
+    assert course.frame.times == (0.0, 0.5, 1.0)

@@ -7,6 +7,7 @@ Inside, data are centred and divided by their spread, so that every default is f
 import abc
 import copy
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self, cast
@@ -166,7 +167,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         learnt = self._learn(seen, rng)
         new = copy.copy(self)
         new.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)
-        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, rng)))
+        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))
         diagnostics.warn(learnt.report)
         self.__dict__.update(vars(new))  # at once, whatever interrupts
         return self
@@ -174,10 +175,10 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def _tried(self, stages: Sequence[Trial]) -> dict[str, float]:
         """Return how far what the model makes is from the target, at the worst stage."""
         frame, figures = self._task.frame, []
-        for x, c, y, lifts, span in stages:
-            zs, gone = self._positions(x, c, Ask(span))
-            short = (frame.origin(gone[-1]) - frame.origin(span[1])) / frame.scale  # of a flow that does not arrive
-            figures.append(diagnostics.law(zs[-1] + short, y, lifts))
+        for stage in stages:
+            zs, gone = self._positions(stage.x, stage.c, Ask(stage.span))
+            short = frame.origin(gone[-1]) - frame.origin(stage.span[1])  # of a flow that does not arrive
+            figures.append(diagnostics.law(zs[-1] + short / frame.scale, stage))
         return diagnostics.worst(figures)
 
     def transform(
@@ -246,6 +247,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         samples.check_features(self, X)
         return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
+    def _read_target(self, X_tgt: ArrayLike) -> np.ndarray:
+        """Return samples of the target as points of the flow, in the units of the data."""
+        y, fitted = samples.rows(X_tgt, "X_tgt", 1), self._task
+        samples.same_columns([fitted.features, X_tgt], "the samples of the fit and X_tgt")
+        check_widths(y, np.empty((0, math.prod(fitted.frame.shape))), ("X_tgt", "the target of the fit"))
+        return fitted.codec.encoded(y, -1)
+
     def sample(
         self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
     ) -> np.ndarray:
@@ -292,10 +300,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         frame = self._task.frame
         target = self._task.target.rows
         if X_tgt is not None:
-            y = samples.rows(X_tgt, "X_tgt", 1)
-            samples.same_columns([self._task.features, X_tgt], "the samples of the fit and X_tgt")
-            target = frame.to_unit(self._task.codec.encoded(y, -1), 1.0)
-            check_widths(target, self._task.target.rows, ("X_tgt", "the target of the fit"))
+            target = frame.to_unit(self._read_target(X_tgt), 1.0)
         carried, blur = frame.to_unit(frame.to_data(zs[-1], gone[-1]), 1.0), self._learnt.blur / frame.scale
         return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
 

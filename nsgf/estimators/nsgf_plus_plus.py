@@ -116,11 +116,12 @@ class NSGFPlusPlus(BaseFlow):
         return np.repeat([1, 2], self._steps)
 
     def predict_time(self, X: ArrayLike, y: Known = None) -> np.ndarray:
-        """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target each row lies.
+        """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target rows lie that phase 1 has moved.
 
-        Phase 2 begins at ``predict_time(trajectory(X, y)[k], y)``, with k the steps of phase 1.
+        Phase 2 begins at ``predict_time(trajectory(X, y)[k], y)``, with k the steps of phase 1. The way of the mean, which
+        is gone by then, tells nothing.
         """
-        x = self._read(X)
+        x = self._read(X, float(self._gone_first()[-1]))
         return _times(self._on_device("time_predictor_"), x, self._task.columns(y, len(x)))
 
     @property
@@ -187,9 +188,12 @@ class NSGFPlusPlus(BaseFlow):
         yield from itertools.islice(ode.path(straight, x, times), 1, None)  # times (k, n)
 
     def _gone(self, n: int, ask: Ask) -> np.ndarray:
-        n_first, n_second = self._steps
-        first = self._learnt.clock.gone(self._learnt.clock.times(n_first))
-        return np.concatenate([first, np.linspace(first[-1], 1.0, n_second + 1)[1:]])
+        first = self._gone_first()
+        return np.concatenate([first, np.linspace(first[-1], 1.0, self._steps[1] + 1)[1:]])
+
+    def _gone_first(self) -> np.ndarray:
+        clock = self._learnt.clock
+        return clock.gone(clock.times(self._steps[0]))
 
     def _on_device(self, name: str) -> Field:
         return Field(self._learnt.networks[name], pick_device(self.device))
