@@ -1,7 +1,7 @@
 """The border: the user's samples become rows in units of their spread, and rows go back to the user's form."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from nsgf import _io
-from nsgf._arrays import Array, check_widths, like, to_numpy
+from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
 from nsgf.sinkhorn import spread
 
 Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
@@ -78,6 +78,7 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     >>> rows([[1, 2], [3, 4]], "X").dtype
     dtype('float64')
     """
+    refuse_masked(X, name)
     try:
         return check_array(_flat(to_numpy(X)), dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
     except (ValueError, TypeError) as error:
@@ -110,17 +111,6 @@ def in_form_of(X: ArrayLike, z: np.ndarray) -> Array:
     """Return rows (…, n, d) in the library, dtype and sample shape of `X`."""
     shape = getattr(X, "shape", ())
     return like(z.reshape(*z.shape[:-1], *shape[1:]) if len(shape) > 2 else z, X)
-
-
-def same_columns(samples: Sequence[Any], names: str) -> None:
-    """Refuse data frames with other columns, or another order of them: they are read by position."""
-    columns = [list(X.columns) for X in samples if hasattr(X, "columns")]
-    for other in columns[1:]:
-        if other != columns[0]:
-            raise ValueError(
-                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
-                "Select the same ones, such as X_tgt[X_src.columns]."
-            )
 
 
 def snapshots(given: Any) -> tuple[tuple[float, ...], list[np.ndarray], list[Any]]:
