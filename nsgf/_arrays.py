@@ -115,7 +115,7 @@ def refuse_masked(X: Any, name: str) -> None:
         mask = np.ma.getmaskarray(np.ma.asarray(X))
         if mask.any():
             raise ValueError(
-                f"{name} has masked entries, {_places(mask)}. Fill them, as {name}.filled(value) does, or drop the rows."
+                f"{name} has masked entries, {_places(mask)}. Fill them, {name}.filled(value), or drop the rows."
             )
 
 
