@@ -46,7 +46,7 @@ def as_points(X: Any, name: str) -> Array:
     if not top < float("inf"):
         where = _places(to_numpy(~xp.isfinite(X)))
         raise ValueError(
-            f"{name} contains missing, NaN or infinite values, {where}. Impute them, or drop those rows first."
+            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
         )
     if top > LARGEST:
         raise ValueError(
