@@ -5,14 +5,16 @@ A public function calls :func:`as_pair` once; below it, everything is a floating
 """
 
 import contextlib
+import datetime
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device as device, is_cupy_array, is_numpy_array, is_torch_array
 
 Array = Any  # a NumPy, CuPy or torch array: the three share no base class
-
+LARGEST = 1e150  # of the numbers of a cloud: sums of their squares stay below 1e308
 
 _NAMESPACES: dict[type, Any] = {}  # of each kind of array: array_namespace takes as long as a small sum
 
@@ -32,14 +34,24 @@ def as_points(X: Any, name: str) -> Array:
     """
     X = _as_numbers(X, name)
     if X.ndim != 2:
+        flat = f"{name}.reshape(-1, 1) for one feature, {name}.reshape(1, -1) for one sample"
         raise ValueError(
             f"{name} has shape {tuple(X.shape)}; expected two dimensions (n_samples, n_features). "
-            f"Reshape your data: {name}.reshape(-1, 1) for one feature, {name}.reshape(1, -1) for one sample."
+            f"Reshape your data: {flat if X.ndim < 2 else f'{name}.reshape(len({name}), -1) for one sample a row'}."
         )
     if 0 in X.shape:
         raise ValueError(f"{name} is empty: its shape is {tuple(X.shape)}. Give at least one row and one column.")
-    if not bool(namespace(X).all(namespace(X).isfinite(X))):
-        raise ValueError(f"{name} contains NaN or infinite values. Impute them, or drop those rows first.")
+    xp = namespace(X)
+    top = float(xp.max(xp.abs(X)))  # NaN where one is
+    if not top < float("inf"):
+        where = _places(to_numpy(~xp.isfinite(X)))
+        raise ValueError(
+            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
+        )
+    if top > LARGEST:
+        raise ValueError(
+            f"{name} has values up to {top:.3g}, whose squares overflow. Give them in a larger unit, below {LARGEST:g}."
+        )
     return X
 
 
@@ -60,6 +72,7 @@ def as_weights(w: Any, x: Array, name: str) -> Array:
 
 def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     """Validate two clouds of one space; return them in one library and one floating dtype."""
+    same_columns([x, y], f"{names[0]} and {names[1]}", f"{names[1]}[{names[0]}.columns]")
     x, y = as_points(x, names[0]), as_points(y, names[1])
     check_widths(x, y, names)
     if type(x) is not type(y):
@@ -84,6 +97,33 @@ def check_widths(x: Array, y: Array, names: tuple[str, str]) -> None:
         )
 
 
+def same_columns(samples: Sequence[Any], names: str, remedy: str = "X_tgt[X_src.columns]") -> None:
+    """Refuse data frames with other columns, or another order of them: they are read by position."""
+    columns = [list(getattr(X, "column_names", X.columns)) for X in samples if hasattr(X, "columns")]
+    for other in columns[1:]:
+        if other != columns[0]:
+            raise ValueError(
+                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
+                f"Select the same ones, such as {remedy}."
+            )
+
+
+def refuse_masked(X: Any, name: str) -> None:
+    """Raise where entries are masked: NumPy reads the numbers under a mask."""
+    parts = X if isinstance(X, list | tuple) else [X]
+    if any(np.ma.isMaskedArray(part) for part in parts):
+        mask = np.ma.getmaskarray(np.ma.asarray(X))
+        if mask.any():
+            raise ValueError(
+                f"{name} has masked entries, {_places(mask)}. Fill them, {name}.filled(value), or drop the rows."
+            )
+
+
+def _places(wrong: np.ndarray) -> str:
+    """Say how many entries of a mask are true, and where the first one is."""
+    return f"{np.sum(wrong)} of them, the first at {[int(i) for i in np.argwhere(wrong)[0]]}"
+
+
 def like(result: Array, X: Any) -> Array:
     """Return `result` in the library, device and floating dtype of the caller's own `X`."""
     if is_torch_array(X):
@@ -98,7 +138,8 @@ def like(result: Array, X: Any) -> Array:
 def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
-        return x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # which NumPy has not
     return x.get() if is_cupy_array(x) else x
 
 
@@ -153,6 +194,9 @@ def _library(x: Array) -> str:
 
 def _as_numbers(X: Any, name: str) -> Array:
     """Return `X` as a floating array of its own library (NumPy for lists and data frames)."""
+    if hasattr(X, "toarray") or (is_torch_array(X) and str(X.layout) != "torch.strided"):
+        dense = f"{name}.{'to_dense' if is_torch_array(X) else 'toarray'}()"
+        raise TypeError(f"{name} is sparse. Sparse data was passed, but dense data is required: give {dense}.")
     if is_torch_array(X):
         X = X.detach()
     elif not is_cupy_array(X):
@@ -165,15 +209,44 @@ def _as_numbers(X: Any, name: str) -> Array:
     if not xp.isdtype(X.dtype, "real floating"):
         return xp.astype(X, xp.float64)
     bits = xp.finfo(X.dtype).bits
-    return X if bits in (32, 64) else xp.astype(X, xp.float32 if bits < 32 else xp.float64)
+    with np.errstate(over="ignore"):  # of long doubles, which are then found infinite
+        return X if bits in (32, 64) else xp.astype(X, xp.float32 if bits < 32 else xp.float64)
+
+
+_DATES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
+_NO_NUMBERS = {
+    "M": "dates or durations. Encode them as numbers first, such as (t - t_0) / np.timedelta64(1, 'D').",
+    "V": "records. Encode them as an array first, with np.lib.recfunctions.structured_to_unstructured.",
+    "O": "text, mixed objects or ragged rows. Encode it as numbers first.",
+}
 
 
 def _numpy_numbers(X: Any, name: str) -> np.ndarray:
-    """Return `X` as a numeric NumPy array; text and mixed objects raise."""
-    with contextlib.suppress(ValueError, TypeError):  # ragged lists are told apart below
+    """Return `X` as a numeric NumPy array; text, dates and mixed objects raise."""
+    refuse_masked(X, name)
+    kind = "O"
+    with contextlib.suppress(ValueError, TypeError, RuntimeError):  # such as ragged lists, and lists of tensors
         X = np.asarray(X)
-        if X.dtype.kind == "O" and not any(isinstance(value, str | bytes) for value in X.flat):
-            X = X.astype(np.float64)
+        kind = X.dtype.kind
+        if kind == "O":
+            kind = "M" if any(isinstance(value, _DATES) for value in X.flat) else "O"
+            X = _objects_as_numbers(X)
         if X.dtype.kind in "fiubc":
             return X.astype(X.dtype.newbyteorder("="), order="C", copy=False)
-    raise ValueError(f"{name} is not numeric: text, mixed objects or ragged rows. Encode it as numbers first.")
+    raise ValueError(f"{name} is not numeric: {_NO_NUMBERS.get(kind.upper(), _NO_NUMBERS['O'])}")
+
+
+def _objects_as_numbers(X: np.ndarray) -> np.ndarray:
+    """Return Python's numbers as float64; what is missing, in any library, is NaN, and what is too large infinite."""
+    missing = {"NoneType", "NAType", "NaTType"}
+    values = [float("nan") if type(value).__name__ in missing else value for value in X.flat]
+    if any(isinstance(value, (str, bytes, *_DATES)) for value in values):
+        raise TypeError("no numbers")
+    return np.array([_as_float(value) for value in values], dtype=np.float64).reshape(X.shape)
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of integers beyond 1e308
+        return float("inf")

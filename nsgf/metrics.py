@@ -16,9 +16,11 @@ from nsgf._checks import count
 from nsgf.sinkhorn import sinkhorn_divergence
 
 __all__ = [
+    "ClassifierTest",
     "Memorisation",
     "PrecisionRecall",
     "TwoSampleTest",
+    "classifier_two_sample",
     "energy_distance",
     "frechet_distance",
     "memorisation",
@@ -61,6 +63,22 @@ class Memorisation(NamedTuple):
 
     copied: float
     nearer: float
+
+
+class ClassifierTest(NamedTuple):
+    """How well a classifier tells two samples apart.
+
+    Attributes
+    ----------
+    accuracy : float
+        Mean of its hit rates on rows of both samples that it was not trained on: ½ where the laws are equal, 1 where
+        they do not overlap; below ½ where the made rows are copies of the real ones.
+    error : float
+        Standard error of the accuracy, from the numbers of rows.
+    """
+
+    accuracy: float
+    error: float
 
 
 class TwoSampleTest(NamedTuple):
@@ -227,6 +245,56 @@ def two_sample_test(
     statistic, *null = _unbiased(functools.partial(_gaussians, lengths=_lengths(lengths, unit, z)), z, member)
     as_large = np.sum(np.array(null) >= statistic - 1e-12)  # equal up to rounding, of kernels at most 1
     return TwoSampleTest(float(statistic), float(np.std(null)), float((1 + as_large) / (1 + n_permutations)))
+
+
+def classifier_two_sample(
+    made: ArrayLike,
+    real: ArrayLike,
+    classifier: Any = None,
+    *,
+    n_folds: int = 5,
+    random_state: "int | np.random.Generator | None" = 0,
+) -> ClassifierTest:
+    """Return how well a classifier tells made samples from real ones, by cross-validation; no unit.
+
+    Parameters
+    ----------
+    made, real : arrays of shape (n, d) and (m, d)
+        Samples, of `n_folds` rows or more.
+    classifier : scikit-learn classifier, optional
+        By default 50 boosted trees of 8 leaves, which need no units and no scaling.
+    n_folds : int
+        Parts of the rows, on each of which a classifier is judged that was trained on the others; 2 or more.
+    random_state : int, Generator or None
+        What deals the rows to the folds.
+
+    Returns
+    -------
+    ClassifierTest
+
+    Notes
+    -----
+    Lopez-Paz & Oquab 2017. It sees what the classifier can learn from so many rows: an accuracy of ½ is no proof.
+
+    Examples
+    --------
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 200, 1))
+    >>> classifier_two_sample(x + 2, y).accuracy > 0.75
+    True
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    count("n_folds", n_folds, 2)
+    (x, y), _ = _in_one_unit(("made", "real"), made, real, least=n_folds)
+    if classifier is None:
+        classifier = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, class_weight="balanced")
+    truth, seed = np.repeat([1, 0], [len(x), len(y)]), int(_rng(random_state).integers(2**31))
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    right = cross_val_predict(classifier, np.concatenate([x, y]), truth, cv=folds) == truth
+    a, b = right[truth == 1].mean(), right[truth == 0].mean()
+    variance = a * (1 - a) / len(x) + b * (1 - b) / len(y)
+    return ClassifierTest(float(a + b) / 2, 0.5 * math.sqrt(variance))
 
 
 def energy_distance(x: ArrayLike, y: ArrayLike) -> float:

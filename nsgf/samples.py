@@ -1,7 +1,7 @@
 """The border: the user's samples become rows in units of their spread, and rows go back to the user's form."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from nsgf import _io
-from nsgf._arrays import Array, check_widths, like, to_numpy
+from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
 from nsgf.sinkhorn import spread
 
 Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
@@ -95,6 +95,7 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     >>> rows([[1, 2], [3, 4]], "X").dtype
     dtype('float64')
     """
+    refuse_masked(X, name)
     try:
         return check_array(_flat(to_numpy(X)), dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
     except (ValueError, TypeError) as error:
@@ -128,17 +129,6 @@ def in_form_of(X: ArrayLike, z: np.ndarray, shape: tuple[int, ...]) -> Array:
     given = tuple(getattr(X, "shape", ())[1:])
     own = given if len(given) > 1 else (math.prod(given) or z.shape[-1],)
     return like(z.reshape(*z.shape[:-1], *(own if math.prod(own) == z.shape[-1] else shape)), X)
-
-
-def same_columns(samples: Sequence[Any], names: str) -> None:
-    """Refuse data frames with other columns, or another order of them: they are read by position."""
-    columns = [list(X.columns) for X in samples if hasattr(X, "columns")]
-    for other in columns[1:]:
-        if other != columns[0]:
-            raise ValueError(
-                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
-                "Select the same ones, such as X_tgt[X_src.columns]."
-            )
 
 
 def snapshots(given: Any) -> tuple[tuple[float, ...], list[np.ndarray], list[Any]]:

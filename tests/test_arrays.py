@@ -1,13 +1,20 @@
 """The border: what is let in and how it comes back, what is turned away and with which words."""
 
+import datetime
+import decimal
+import fractions
 import re
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
+import scipy.sparse
 import torch
 from common import dtypes
 from tolerances import FLOAT64, ROUNDING
 
+from nsgf import NSGF, metrics, sinkhorn_flow
 from nsgf._arrays import as_pair, as_points, as_weights, like, namespace, pick_device, to_numpy, to_torch
 from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, sinkhorn_velocity
 from nsgf.solvers import POT, Potentials, Sinkhorn
@@ -42,14 +49,29 @@ BAD_POINTS = {
     "no columns": (X[:, :0], "empty.*one column"),
     "empty list": ([[]], "empty.*at least one row"),
     "one dimension": (X[:, 0], r"shape \(12,\).*reshape\(-1, 1\)"),
-    "three dimensions": (X[None], r"shape \(1, 12, 3\).*[Rr]eshape"),
+    "three dimensions": (X[None], r"shape \(1, 12, 3\).*reshape\(len\([xy]\), -1\)"),
     "a number": (3.0, "[Rr]eshape"),
     "text": ("a cloud", "not numeric.*Encode"),
     "numeric strings": (X.astype(str), "not numeric.*Encode"),
     "numeric strings in a list": ([["1", "2"], ["3", "4"]], "not numeric.*Encode"),
     "numeric strings as objects": (np.array([["1", "2"], ["3", "4"]], dtype=object), "not numeric.*Encode"),
     "bytes": (X.astype(bytes), "not numeric.*Encode"),
-    "dates": (np.array([["2020-01-01"]], dtype="datetime64[D]"), "not numeric.*Encode"),
+    "dates": (np.array([["2020-01-01"]], dtype="datetime64[D]"), "not numeric.*dates.*timedelta64"),
+    "durations": (np.array([[3]], dtype="timedelta64[D]"), "not numeric.*dates.*timedelta64"),
+    "dates as objects": (np.array([[np.datetime64("2020-01-01"), 1.0]], dtype=object), "not numeric.*dates"),
+    "dates of Python": ([[datetime.date(2020, 1, 1), 1.0]], "not numeric.*dates.*timedelta64"),
+    "records": (np.rec.fromarrays([X[:, 0], X[:, 1]], names="u,v"), "not numeric.*structured_to_unstructured"),
+    "masked": (np.ma.masked_greater(X, 1.0), r"masked entries, \d+ of them, the first at.*[Ff]ill"),
+    "a list of masked rows": ([*np.ma.masked_greater(X, 1.0)], "masked entries.*[Ff]ill"),
+    "sparse": (scipy.sparse.csr_array(X), r"sparse.*toarray\(\)"),
+    "sparse torch": (torch.tensor(X).to_sparse(), r"sparse.*to_dense\(\)"),
+    "huge": (X * 1e160, "squares overflow.*larger unit"),
+    "huge integers": ([[10**400, 1]], "NaN or infinite.*Impute"),
+    "huge long doubles": (np.longdouble(10) ** 400 * np.ones((2, 2), np.longdouble), "NaN or infinite.*Impute"),
+    "missing numbers": (pd.DataFrame({"a": [1.5, None], "b": [1, 2]}).convert_dtypes(), r"missing.*\[1, 0\].*Impute"),
+    "missing booleans": (pd.DataFrame({"a": [True, None]}).convert_dtypes(), r"missing.*\[1, 0\].*Impute"),
+    "nulls": (pl.DataFrame({"a": [1, 2], "b": [1, None]}), r"missing.*\[1, 1\].*Impute"),
+    "dates in a frame": (pd.DataFrame({"a": pd.to_datetime(["2020-01-01"]), "b": [1.0]}), "not numeric.*dates"),
     "dictionaries": (np.array([[{}, {"a": 1}]], dtype=object), "not numeric.*Encode"),
     "mixed objects": (np.array([[1.0, "b"]], dtype=object), "not numeric.*Encode"),
     "ragged rows": ([[1.0, 2.0], [3.0]], "not numeric.*Encode"),
@@ -74,6 +96,22 @@ def test_frames_with_a_column_that_is_no_number_are_turned_away(library, column)
         column = [{"k": 1}, {"k": 2}]  # polars knows no empty record
     frame = pytest.importorskip(library).DataFrame({"length": [1.0, 2.0], "kind": column})
     assert re.search("^x is not numeric.*Encode", message(as_points, frame, "x"))
+
+
+@pytest.mark.parametrize("function", [sinkhorn_velocity, sinkhorn_divergence, metrics.wasserstein, sinkhorn_flow])
+@pytest.mark.parametrize("library", [pd, pl])
+def test_frames_with_another_order_of_columns_are_turned_away(function, library):
+    x, y = (library.DataFrame({"age": z[:, 0], "dose": z[:, 1]}) for z in (X, Y))
+    function(x, y)
+    function(x, Y[:, :2])
+    for other in (y[["dose", "age"]], library.DataFrame({"age": Y[:, 0], "weight": Y[:, 1]})):
+        assert re.search(r"^x and y have different columns.*y\[x.columns\]", message(function, x, other))
+
+
+def test_estimators_turn_masked_entries_away():
+    masked = np.ma.masked_greater(X, 1.0)
+    assert re.search("^X_src has masked entries", message(NSGF().fit, masked, Y))
+    assert re.search("^X_tgt has masked entries", message(NSGF().fit, X, masked))
 
 
 def test_clouds_of_different_widths_name_both():
@@ -147,6 +185,12 @@ GOOD = {
     "big-endian": X.astype(">f8"),
     "objects that are numbers": X.astype(object),
     "long double": X.astype(np.longdouble),
+    "decimals": np.array([[decimal.Decimal(float(v)) for v in row] for row in X]),
+    "fractions": [[fractions.Fraction(float(v)) for v in row] for row in X],
+    "masked nowhere": np.ma.array(X, mask=np.zeros(X.shape, dtype=bool)),
+    "a nullable frame": pd.DataFrame(X).convert_dtypes(),
+    "every other row": np.repeat(X, 2, axis=0)[::2],
+    "what has __array__": type("Labelled", (), {"__array__": lambda self, dtype=None, copy=None: X})(),
 }
 
 

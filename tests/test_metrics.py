@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+from sklearn.tree import DecisionTreeClassifier
 from strategies import cloud, rotations, seeds
 from tolerances import FLOAT64
 
@@ -213,6 +214,24 @@ def test_the_two_sample_test_sees_another_spread_a_lost_mode_and_a_correlation()
     modes = np.where(rng.random((300, 1)) < 0.5, -3.0, 3.0)
     for made, real in ((1.3 * x, y), (x + 3, y + modes), (x @ [[1, 0.6], [0.6, 1]], y * [1.17, 1.17])):
         assert metrics.two_sample_test(made, real).p_value < 0.01
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 200), (60, 240)])
+def test_a_classifier_stands_at_a_half_on_equal_laws_within_its_standard_error(n, m):
+    rng, tree = np.random.default_rng(0), DecisionTreeClassifier(max_depth=3, class_weight="balanced", random_state=0)
+    results = [metrics.classifier_two_sample(rng.normal(size=(n, 2)), rng.normal(size=(m, 2)), tree) for _ in range(50)]
+    accuracy, error = np.array(results).T
+    assert abs(accuracy.mean() - 0.5) < 4 * accuracy.std() / 50**0.5
+    assert error.mean() == pytest.approx(accuracy.std(), rel=0.5)  # folds share their training rows
+
+
+def test_a_classifier_reaches_the_accuracy_of_bayes():
+    x, y = np.random.default_rng(0).normal(size=(2, 1000, 1))
+    expected = stats.norm.cdf(1.0)  # laws 2 apart, told apart in the middle
+    accuracy, error = metrics.classifier_two_sample(x + 2, y)
+    assert expected - 0.03 < accuracy < expected + 4 * error
+    assert metrics.classifier_two_sample(x + 100, y).accuracy > 0.99
+    assert metrics.classifier_two_sample(1e-30 * (x + 2), 1e-30 * y).accuracy == pytest.approx(expected, abs=0.03)
 
 
 def test_sums_over_pairs_do_not_hold_all_pairs():
@@ -475,6 +494,8 @@ def test_tensors_and_lists_are_welcome(dtype):
         (lambda x: metrics.two_sample_test(x, x, n_permutations=0), "n_permutations=0 must be an integer"),
         (lambda x: metrics.two_sample_test(x, x, random_state=-1), "random_state=-1 must be a non-negative integer"),
         (lambda x: metrics.sliced_wasserstein(x, x, n_projections=1.5), "n_projections=1.5 must be an integer"),
+        (lambda x: metrics.classifier_two_sample(x, x, n_folds=1), "n_folds=1 must be an integer of at least 2"),
+        (lambda x: metrics.classifier_two_sample(x[:4], x), "made has 4 of at least 5 rows"),
         (lambda x: metrics.mmd(x, x, ()), "lengths=() must be positive lengths"),
         (lambda x: metrics.mmd(x, x, (1.0, -1.0)), "lengths=(1.0, -1.0) must be positive lengths"),
         (lambda x: metrics.mmd(x, x, (np.nan,)), "must be positive lengths"),
