@@ -149,8 +149,8 @@ def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 
-def look_at(task: Task) -> None:
-    """Warn of samples in which a few rows, or a few features, are all that a flow can see.
+def look_at(task: Task) -> bool:
+    """Warn of samples in which a few rows, or a few features, are all that a flow can see; return whether there are such.
 
     Examples
     --------
@@ -158,52 +158,54 @@ def look_at(task: Task) -> None:
     >>> x = np.random.default_rng(0).normal(size=(100, 2))
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     look_at(Task.of(x, x * [1.0, 1e6]))
+    ...     _ = look_at(Task.of(x, x * [1.0, 1e6]))
     >>> str(caught[0].message)[:60]
     'X_src and X_tgt have features of very different spread: feat'
     """
     named = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True))
     named = named or [("X_src", task.source.x), ("X_tgt", task.target.x)]
     given = [(name, x) for name, x in named if x is not None]
-    for name, x in given:
-        _look_at_rows(name, x)
-    if len(task.shape) == 1:
-        square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
-        _look_at_features(" and ".join(dict.fromkeys(name for name, _ in given)), np.sqrt(square), task)
+    square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
+    found = [_far_rows(name, x) for name, x in given]
+    found += [_narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]
+    for text in filter(None, found):
+        _checks.warn(text)
+    return any(found)
 
 
-def _look_at_rows(name: str, x: np.ndarray) -> None:
+def _far_rows(name: str, x: np.ndarray) -> str:
     squares = ((x - np.median(x, axis=0)).astype(np.float64) ** 2).sum(axis=1)
     far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
     far = far[squares[far] > 0.01 * squares[far[0]]]
     share = squares[far].sum() / max(squares.sum(), 1e-300)
-    if 1.0 > share > _FAR_SHARE and len(x) >= _FEW_ROWS:
-        shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
-        _checks.warn(
-            f"{name} has {len(far)} of {len(x)} rows far from all others, with {share:.1%} of its variance: rows {shown}. "
-            "The unit of length, the blur and the field are theirs, and the other rows are points to it. Drop or clip "
-            "them."
-        )
+    if not 1.0 > share > _FAR_SHARE or len(x) < _FEW_ROWS:
+        return ""
+    shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
+    return (
+        f"{name} has {len(far)} of {len(x)} rows far from all others, with {share:.1%} of its variance: rows {shown}. "
+        "The unit of length, the blur and the field are theirs, and the other rows are one point to it. Drop or clip them."
+    )
 
 
-def _look_at_features(name: str, widths: np.ndarray, task: Task) -> None:
+def _narrow_features(name: str, widths: np.ndarray, task: Task) -> str:
     varies = widths > 1e-7 * widths.max()
-    small = np.flatnonzero(varies & (widths < _LOST * widths.max()))
     narrow = np.flatnonzero(varies & (widths < _NARROW * widths.max()))
-    if len(small) or len(narrow) > _MISFITS * varies.sum():
-        small = narrow
-        names = task.features.names
-        shown = [f"feature {i}" if names is None or task.codec.each else repr(names[i]) for i in small[:5]]
-        _checks.warn(
-            f"{name} have features of very different spread: {', '.join(shown)}{', …' if len(small) > 5 else ''} "
-            f"{'has' if len(small) == 1 else 'have'} less than {_NARROW:g} of that of the widest, and would be lost in "
-            "the error of the field. Give them one unit, such as by encoder=sklearn.preprocessing.StandardScaler()."
-        )
+    is_lost = bool((widths[narrow] < _LOST * widths.max()).any())
+    if len(task.shape) > 1 or not (is_lost or len(narrow) > _MISFITS * varies.sum()):
+        return ""
+    names = task.features.names
+    shown = [f"feature {i}" if names is None or task.codec.each else repr(names[i]) for i in narrow[:5]]
+    return (
+        f"{name} have features of very different spread: {', '.join(shown)}{', …' if len(narrow) > 5 else ''} "
+        f"{'has' if len(narrow) == 1 else 'have'} less than {_NARROW:g} of that of the widest, and would be lost in "
+        "the error of the field. Give them one unit, such as by encoder=sklearn.preprocessing.StandardScaler()."
+    )
 
 
 def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a report that are not to be trusted, and what each says; the gravest first."""
-    found = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
+    unknown = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
+    found = {}
     law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
     width, least, greatest = (figures.get(k, 1.0) for k in ("width", "least_width", "greatest_width"))
     if not 1 / _WIDER < width < _WIDER:
@@ -214,7 +216,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
         found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"
     if not figures.get("held_out", 1) and figures.get("minibatch_error", 0.0) > _SPREADS:
         found["minibatch_error"] = "two halves of the samples disagree by so much of their spread, so new rows will go wrong"
-    return found
+    return unknown | {k: text for k, text in found.items() if k not in unknown}
 
 
 def remedy(figures: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The border: the user's samples become rows in units of their spread, and rows go back to the user's form."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,12 +1,14 @@
-"""How far a fit can be trusted: the gap between minibatches, the report of a fit, and its warnings."""
+"""How far a fit can be trusted: the gap between minibatches, the report of a fit, when it warns, and what helps."""
 
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from common import QUICK, ignore_report, samples
+from common import QUICK, labelled_sample, samples
+from sklearn.preprocessing import StandardScaler
 
-from nsgf import NSGF, POT, diagnostics
+from nsgf import NSGF, POT, datasets, diagnostics
 from nsgf.diagnostics import minibatch_gap
 from nsgf.flow import flow_steps
 
@@ -24,24 +26,84 @@ def test_a_minibatch_is_at_no_distance_from_itself():
     assert minibatch_gap(steps, steps) < 1e-9
 
 
-def test_a_report_says_how_far_the_field_is_from_held_out_velocities(flow):
-    assert flow.report_.keys() == {"max_error", "converged", "minibatch_gap", "regression_gap"}
-    assert 0 < flow.report_["regression_gap"] < 0.5 > flow.report_["minibatch_gap"] > 0
-    assert flow.report_["converged"]
-    assert flow.report_["max_error"] <= 1e-1  # velocities far below the blur included
+def test_a_report_holds_gaps_of_velocities_and_figures_of_laws(flow):
+    report = flow.report_
+    assert report.keys() == {
+        *("max_error", "converged", "minibatch_gap", "minibatch_error", "regression_gap"),
+        *("held_out", "mmd2", "mmd2_noise", "p_value", "width", "least_width", "greatest_width", "misfits"),
+    }
+    assert 0 < report["regression_gap"] < 0.5
+    assert report["converged"]
+    assert report["max_error"] <= 1e-1  # velocities far below the blur included
+    assert report["held_out"] == 40
+    assert report["least_width"] <= report["width"] <= report["greatest_width"]
 
 
-def test_a_figure_that_is_not_to_be_trusted_warns_with_the_remedy():
-    with pytest.warns(UserWarning, match=r"regression_gap'\] is nan, more than 0.5.*Raise max_iter or n_batches"):
-        diagnostics.warn({"regression_gap": np.nan, "minibatch_gap": 0.5, "max_error": 2.0})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        diagnostics.warn({"regression_gap": 0.5})
+# %% When it warns, and what helps
 
 
-@ignore_report
-def test_a_field_that_is_not_to_be_trusted_is_reported_with_the_remedy():
-    with pytest.warns(UserWarning, match=r"regression_gap.*Raise max_iter"):
-        NSGF(**QUICK | {"max_iter": 1}).fit(*samples())
-    with pytest.warns(UserWarning, match=r"minibatch_gap.*Raise batch_size or blur"):
-        NSGF(**QUICK | {"batch_size": 8, "n_batches": 60}).fit(*samples())
+class Case(NamedTuple):
+    """Samples, parameters under which a fit goes wrong, the words of the warning, and what its remedy changes."""
+
+    samples: tuple[Any, ...]
+    parameters: dict[str, Any]
+    words: str
+    helps: dict[str, Any] = {}
+    better: tuple[Any, ...] | None = None
+    known: dict[str, Any] = {}
+
+
+def bimodal(n, rng):
+    return rng.choice([-2.0, 2.0], (n, 1)) * [1, 0] + 0.3 * rng.normal(size=(n, 2))
+
+
+def with_outlier(y):
+    return np.vstack([y, np.full((1, 2), 1e6)])
+
+
+RNG = np.random.default_rng(0)
+X, Y, MOONS = datasets.gaussian(400, RNG), bimodal(400, RNG), datasets.moons(400, RNG)
+UNITS = np.array([1.0, 1e6])
+LOUD = {
+    "few steps of training": Case((X, Y), {"max_iter": 5}, "raise max_iter or n_batches", {"max_iter": 600}),
+    "small minibatches": Case(
+        (X, MOONS), {"batch_size": 4, "n_batches": 60}, "raise batch_size or blur", {"batch_size": 256, "n_batches": 4}
+    ),
+    "large blur": Case((X, Y), {"blur": 3.0}, "raise n_steps or step_size, or lower blur", {"blur": "auto"}),
+    "a flow that stops short": Case((X, Y), {"step_size": 0.1}, "raise n_steps or step_size", {"step_size": 1.0}),
+    "few rows": Case((X[:30], MOONS[:20]), {}, "too few rows: give more", better=(X, MOONS)),
+    "mixed units": Case((X * UNITS, Y * UNITS), {}, "very different spread: feature 0", {"encoder": StandardScaler()}),
+    "one far row": Case((X, with_outlier(Y)), {}, "X_tgt has 1 of 401 rows far .* rows 400", better=(X, Y)),
+}
+LONG = QUICK | {"max_iter": 600, "batch_size": 256}
+
+
+@pytest.mark.parametrize("case", LOUD.values(), ids=LOUD)
+def test_a_fit_that_went_wrong_says_so_and_its_remedy_helps(case):
+    with pytest.warns(UserWarning, match=case.words):
+        NSGF(**LONG | case.parameters).fit(*case.samples)
+    with warnings.catch_warnings(action="error"):
+        NSGF(**LONG | case.parameters | case.helps).fit(*case.better or case.samples)
+
+
+CENTRED, NAMES = labelled_sample(600)
+QUIET = {
+    "moons": Case((X, MOONS), {}, ""),
+    "one law, far away": Case((X, datasets.gaussian(400, RNG) + 1e6), {}, ""),
+    "noise to labels": Case((None, CENTRED), {"step_size": 0.4, "n_steps": 8}, "", known={"y_tgt": NAMES}),
+    "labels of both": Case((CENTRED + 5.0, CENTRED), {}, "", known={"y_src": NAMES, "y_tgt": NAMES}),
+    "a course": Case(({0.0: X, 1.0: MOONS, 3.0: Y + 50.0},), {}, ""),
+    "constants and points": Case((np.zeros((300, 2)), np.full((300, 2), 3.0)), {}, ""),
+}
+
+
+@pytest.mark.parametrize("case", QUIET.values(), ids=QUIET)
+def test_a_fit_that_is_right_is_quiet(case):
+    with warnings.catch_warnings(action="error"):
+        model = NSGF(**LONG | case.parameters).fit(*case.samples, **case.known)
+    assert not diagnostics.symptoms(model.report_)
+
+
+def test_a_figure_that_is_no_number_warns():
+    with pytest.warns(UserWarning, match=r"report_\['width'\] is nan: not a number"):
+        diagnostics.warn({"width": np.nan, "regression_gap": 0.1})

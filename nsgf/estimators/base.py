@@ -160,7 +160,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         else:
             task = Task.of(cast(Any, X_src), X_tgt, *others, encoder=encoder)
         self._claim(task)
-        diagnostics.look_at(task)
+        is_doubtful = diagnostics.look_at(task)
         rng, sampler = as_rng(self.random_state).spawn(2)
         kept = task.kept(rng)
         seen, unseen, n = trials.held_out(task, parameters.habits(self).held_out, rng)
@@ -168,7 +168,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         new = copy.copy(self)
         new.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)
         learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))
-        diagnostics.warn(learnt.report)
+        if not is_doubtful:  # else the cause has been named
+            diagnostics.warn(learnt.report)
         self.__dict__.update(vars(new))  # at once, whatever interrupts
         return self
 
