@@ -381,6 +381,14 @@ def test_precision_and_recall_ignore_rigid_motions_and_units_and_swap_with_the_s
     assert precision_recall(made, real) == result[::-1]
 
 
+@pytest.mark.parametrize("d", [2, 30])
+@pytest.mark.parametrize("unit", [1e-140, 1e140])
+def test_neighbours_do_not_depend_on_the_unit(unit, d):
+    x, y, z = np.random.default_rng(0).normal(size=(3, 60, d))
+    assert precision_recall(unit * x, unit * y) == precision_recall(x, y)
+    assert memorisation(unit * x, unit * y, unit * z) == memorisation(x, y, z)
+
+
 def test_far_clouds_share_nothing():
     rng = np.random.default_rng(0)
     assert precision_recall(rng.normal(size=(50, 3)), rng.normal(size=(60, 3)) + 100) == (0.0, 0.0)
