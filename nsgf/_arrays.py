@@ -98,7 +98,8 @@ def like(result: Array, X: Any) -> Array:
 def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
-        return x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()  # NumPy knows no bfloat16
     return x.get() if is_cupy_array(x) else x
 
 

@@ -1,9 +1,10 @@
 """The task of one fit: what is carried where, and what is known of it."""
 
+import bisect
 import dataclasses
 import hashlib
 import json
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +13,7 @@ from nsgf import _io, conditions, minibatches, samples
 from nsgf._arrays import check_widths
 from nsgf.conditions import UNKNOWN, Classes, Conditions, Labels, Moments, Numbers, Pairs
 from nsgf.minibatches import Minibatches, Side
-from nsgf.samples import Features, Frame
+from nsgf.samples import Calendar, Features, Frame, Time
 from nsgf.solvers import Solver
 
 _REFERENCE_ROWS = 2048  # target rows kept for score(): enough for a stable figure, O(n²) memory once
@@ -41,6 +42,8 @@ class Task:
         Those of the snapshots of a time course; empty without.
     snapshots : tuple of arrays (n, d)
         The snapshots.
+    calendar : Calendar
+        What the times are.
 
     Examples
     --------
@@ -59,6 +62,7 @@ class Task:
     pairs: Pairs | None = None
     times: tuple[float, ...] = ()
     snapshots: tuple[np.ndarray, ...] = ()
+    calendar: Calendar = Calendar()
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class Task:
         samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
         x = y if X_src is None else samples.rows(X_src, "X_src")
         check_widths(x, y, ("X_src", "X_tgt"))
+        samples.same_shape(samples.shape_of(y if X_src is None else X_src), samples.shape_of(X_tgt), ("X_src", "X_tgt"))
         kinds, known_x, known_y = conditions.of_both(None if X_src is None else len(x), len(y), y_src, y_tgt)
         if pairs is not None:
             if X_src is None or kinds is not None:
@@ -87,14 +92,14 @@ class Task:
     @classmethod
     def course(cls, given: Any, *others: object) -> Self:
         """Return the task of a time course, ``{t: X_t}`` or pairs ``(t, X_t)``; it goes with nothing else."""
-        times, xs, as_given = samples.snapshots(given)
+        calendar, times, xs, as_given = samples.snapshots(given)
         if any(other is not None for other in others):
             raise ValueError("y_src, y_tgt and pairs do not go with a time course; fit each label by itself.")
         earlier, later = np.concatenate(xs[:-1]), np.concatenate(xs[1:])
         frame = Frame.of(earlier, later, samples.shape_of(as_given[-1]))
         units = tuple(frame.to_unit(x) for x in xs)
         ends = Side(units[0]), Side(units[-1])
-        return cls(frame, samples.features(as_given[0]), *ends, times=times, snapshots=units)
+        return cls(frame, samples.features(as_given[0]), *ends, times=times, snapshots=units, calendar=calendar)
 
     @property
     def n_conditions(self) -> int:
@@ -103,12 +108,12 @@ class Task:
 
     @property
     def unit_times(self) -> tuple[float, ...]:
-        """The times of the snapshots as parts of the course, 0 at the first and 1 at the last; (0, 1) without."""
-        return self._in_course(self.times) if self.times else (0.0, 1.0)
+        """Times of the snapshots for a network: 0 at the first, 1 at the last, equal steps between; (0, 1) without."""
+        return tuple(map(self._in_course, self.times)) if self.times else (0.0, 1.0)
 
-    def _in_course(self, times: tuple[float, ...]) -> tuple[float, ...]:
-        begin, end = self.times[0], self.times[-1]
-        return tuple(((np.array(times) - begin) / (end - begin)).tolist())
+    def _in_course(self, t: float) -> float:
+        j = min(bisect.bisect_right(self.times, t), len(self.times) - 1) - 1  # intervals of any size are learnt alike
+        return (j + (t - self.times[j]) / (self.times[j + 1] - self.times[j])) / (len(self.times) - 1)
 
     def minibatches(
         self, n: int, rng: np.random.Generator, blur: "float | str", solve: Solver, dropout: float
@@ -142,7 +147,8 @@ class Task:
             drawn = minibatches.partly_labelled(source, target, kinds, n, rng, blur=blur, solve=solve)
         else:
             drawn = minibatches.labelled(source, target, kinds, n, rng)
-        return minibatches.with_dropped(drawn, source, target, round(dropout * n), self.n_conditions, rng)
+        n_dropped = max(round(dropout * n), int(dropout > 0))
+        return minibatches.with_dropped(drawn, source, target, n_dropped, self.n_conditions, rng)
 
     def columns(self, y: Known, n: int) -> np.ndarray | None:
         """Return the conditions of `n` samples for a network, unknown where `y` is None; None without conditions."""
@@ -151,8 +157,14 @@ class Task:
                 raise ValueError("y was given to a model that was fitted without conditions; fit with y_tgt first.")
             return None
         if y is None:
+            self.kinds.check_free("y=None")
             return np.zeros((n, self.n_conditions), np.float32)
         return self.kinds.columns(self.kinds.codes(y, "y", n, is_one_for_all=True))
+
+    def check_guided(self, guidance: float) -> None:
+        """Raise where a guidance needs the field without conditions, and that was not learnt."""
+        if self.kinds is not None and guidance != 1:
+            self.kinds.check_free(f"guidance={guidance!r}")
 
     def draw(self, n: int, y: Known, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """Return `n` points of the source and their conditions for a network.
@@ -174,25 +186,35 @@ class Task:
             i[which] = rng.choice(found, size=len(which), replace=len(which) > len(found))
         return x[i], kinds.columns(codes)
 
-    def span(self, t0: float | None, t1: float | None) -> tuple[float, float]:
-        """Return times of a time course as parts of it; (0, 1) without."""
+    def span(self, t0: Time | None, t1: Time | None) -> tuple[float, float]:
+        """Return times of a time course as those of a network; (0, 1) without."""
         if not self.times:
             if not (t0 is None and t1 is None):
                 raise ValueError("t0 and t1 belong to a time course; fit one first: fit({t: X_t}).")
             return 0.0, 1.0
         begin, end = self.times[0], self.times[-1]
-        t0, t1 = begin if t0 is None else t0, end if t1 is None else t1
-        if not begin <= t0 < t1 <= end:
-            raise ValueError(f"t0={t0!r} and t1={t1!r} must rise within the times of the fit, {begin:g} to {end:g}.")
-        first, last = self._in_course((t0, t1))
-        return first, last
+        first = begin if t0 is None else self.calendar.number(t0, "t0")
+        last = end if t1 is None else self.calendar.number(t1, "t1")
+        if not begin <= first < last <= end:
+            raise ValueError(
+                f"t0={self.calendar.shown(first)} and t1={self.calendar.shown(last)} must rise within the times of the "
+                f"fit, {self.calendar.shown(begin)} to {self.calendar.shown(end)}."
+            )
+        return self._in_course(first), self._in_course(last)
 
-    def kept(self, rng: np.random.Generator) -> "Task":
+    def kept(self, rng: np.random.Generator, dropout: float = 1.0) -> "Task":
         """Return what a fitted model remembers: the source, and at most 2048 rows of the target."""
         n = sum(len(x) for x in self.snapshots[1:]) or len(self.target.rows)
         i = rng.choice(n, size=min(n, _REFERENCE_ROWS), replace=False)  # a course draws too: its seeds keep their bits
         target = Side(self.target.rows[:_REFERENCE_ROWS] if self.times else self.target.rows[i])
-        return dataclasses.replace(self, target=target, pairs=None, snapshots=())
+        kinds = self.kinds and dataclasses.replace(cast(Any, self.kinds), is_free=dropout > 0 or self._has_unknown)
+        return dataclasses.replace(self, target=target, kinds=kinds, pairs=None, snapshots=())
+
+    @property
+    def _has_unknown(self) -> bool:
+        """Whether a network is shown particles of unknown label: those of the source, or of a target without one."""
+        codes = self.target.known if self.source.known is None else self.source.known
+        return isinstance(self.kinds, Classes) and codes is not None and UNKNOWN in codes
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""

@@ -95,7 +95,7 @@ def test_places_among_pairs_do_not_change_with_the_space():
     x = rng.normal(size=(80, 3))
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     r_x, r_y = minibatches.relations(x, 5.0 * x @ turn + 1.0, np.repeat(np.arange(10)[:, None], 2, axis=1))
-    np.testing.assert_allclose(r_x, r_y, atol=1e-9)
+    np.testing.assert_allclose(r_x.toarray(), r_y.toarray(), atol=1e-9)
 
 
 def test_a_known_pair_is_a_problem_of_its_own():

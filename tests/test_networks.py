@@ -255,13 +255,23 @@ def test_a_network_is_built_of_a_seed_and_leaves_the_global_one(network):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Own(nn.Conv2d):
+    """A field of images that the package does not know."""
+
+    shapes = set()
+
+    def forward(self, x, t):
+        self.shapes.add(tuple(x.shape[1:]))
+        return super().forward(x)
+
+
 def test_a_module_is_copied_and_sees_the_images_that_rows_stand_for():
     net = small_unet()
     for given, shape in ((net, (64,)), (net, (1, 8, 8)), (OnImages(net, (1, 8, 8)), (64,))):
         made = build(given, shape)
         assert made is not given
         assert type(made) is type(given)
-    assert build(nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
+    assert build(Own(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
     assert predictor(net, (64,)).input_shape == predictor("unet", (1, 8, 8)).input_shape == (1, 8, 8)
     assert predictor("mlp", (64,), 3).input_shape == (64,)
 
@@ -279,16 +289,6 @@ def test_a_module_is_copied_and_sees_the_images_that_rows_stand_for():
 def test_a_network_that_does_not_fit_the_samples_is_refused(network, shape, n_conditions, words):
     with pytest.raises(ValueError, match=words):
         build(network, shape, n_conditions)
-
-
-class Own(nn.Conv2d):
-    """A field of images that the package does not know."""
-
-    shapes = set()
-
-    def forward(self, x, t):
-        self.shapes.add(tuple(x.shape[1:]))
-        return super().forward(x)
 
 
 @ignore_report

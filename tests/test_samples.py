@@ -10,7 +10,7 @@ from strategies import cloud, seeds
 from tolerances import FLOAT32, rounding
 
 from nsgf import NSGF, spread
-from nsgf.samples import Frame, features, in_form_of, rows, shape_of, snapshots
+from nsgf.samples import Calendar, Frame, features, in_form_of, rows, shape_of, snapshots
 
 
 @given(seed=seeds, scale=st.floats(1e-6, 1e6))
@@ -80,8 +80,8 @@ def test_data_frames_with_other_columns_are_refused():
 def test_snapshots_are_sorted_by_time():
     X = {2.0: CENTRES, -1: CENTRES + 1.0, "0.5": CENTRES + 2.0}
     for form in (X, list(X.items()), iter(X.items())):
-        times, xs, as_given = snapshots(form)
-        assert times == (-1.0, 0.5, 2.0)
+        calendar, times, xs, as_given = snapshots(form)
+        assert (calendar, times) == (Calendar(), (-1.0, 0.5, 2.0))
         for x, own, shift in zip(xs, as_given, (1.0, 2.0, 0.0), strict=True):
             np.testing.assert_array_equal(x, CENTRES + shift)
             np.testing.assert_array_equal(own, CENTRES + shift)

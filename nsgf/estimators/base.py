@@ -22,7 +22,7 @@ from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
 from nsgf.learnt import Learnt
-from nsgf.samples import Snapshots
+from nsgf.samples import Snapshots, Time
 from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
@@ -60,7 +60,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     condition_shift_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "shift", None))
     condition_scale_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "scale", None))
     classes_ = Fitted[tuple[Any, ...] | None](lambda self: getattr(self._task.kinds, "labels", None))
-    times_ = Fitted[np.ndarray | None](lambda self: np.array(self._task.times) if self._task.times else None)
+    times_ = Fitted[np.ndarray | None](
+        lambda self: self._task.calendar.times(self._task.times) if self._task.times else None
+    )
     history_ = Fitted[dict[str, Any]](lambda self: self._learnt.history)
     report_ = Fitted[dict[str, Any]](lambda self: self._learnt.report)
     n_iter_ = Fitted[int](lambda self: self._learnt.n_iter)
@@ -148,14 +150,14 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         task: Task = Task.course(X_src, *others) if X_tgt is None else Task.of(cast(Any, X_src), X_tgt, *others)
         self._claim(task)
         rng, sampler = as_rng(self.random_state).spawn(2)
-        kept = task.kept(rng)
+        kept = task.kept(rng, parameters.habits(self).condition_dropout)
         learnt = self._learn(task, rng)
         diagnostics.warn(learnt.report)
         self.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)  # at once, whatever interrupts
         return self
 
     def transform(
-        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: Time | None = None, t1: Time | None = None
     ) -> Array:
         """Carry source samples to the target.
 
@@ -168,8 +170,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         guidance : float
             w in v_∅ + w (v_c − v_∅): 1 follows the field of the condition, 0 that without conditions, and more
             exaggerates the condition, at twice the evaluations.
-        t0, t1 : float, optional
-            Times of a time course: `X` lies at `t0` and is carried to `t1`; the first and the last by default.
+        t0, t1 : float, date or duration, optional
+            Times of a time course, numbers or dates as in the fit: `X` lies at `t0` and is carried to `t1`; the first
+            and the last by default.
 
         Returns
         -------
@@ -185,7 +188,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return samples.in_form_of(X, self._task.frame.to_data(z))
 
     def trajectory(
-        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: Time | None = None, t1: Time | None = None
     ) -> Array:
         """Return the positions of source samples at the start and after every step, shape (k, n, d) or (k, n, …).
 
@@ -195,9 +198,10 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return samples.in_form_of(X, self._task.frame.to_data(z))
 
     def _path_of(
-        self, X: ArrayLike, y: Known, guidance: float, t0: float | None, t1: float | None
+        self, X: ArrayLike, y: Known, guidance: float, t0: Time | None, t1: Time | None
     ) -> Iterator[np.ndarray]:
         x = self._read(X)
+        self._task.check_guided(guidance)
         c = self._task.columns(y, len(x))
         return self._path(x, c, Ask.of(guidance, c, self._task.span(t0, t1)))
 
@@ -207,6 +211,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self._check()  # some may be changed after fit
         x = samples.rows(X, "X", 1)
         samples.check_features(self, X)
+        samples.same_shape(samples.shape_of(X), self._task.frame.shape, ("X", "the target of the fit"))
         return self._task.frame.to_unit(x)
 
     def sample(
@@ -234,6 +239,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self._check()
         _checks.count("n", n)
         rng = self._sampler if random_state is None else as_rng(random_state)
+        self._task.check_guided(guidance)
         x, c = self._task.draw(int(n), y, rng)
         *_, z = self._path(x, c, Ask.of(guidance, c))
         return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
@@ -257,6 +263,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             y = samples.rows(X_tgt, "X_tgt", 1)
             samples.same_columns([self._task.features, X_tgt], "the samples of the fit and X_tgt")
             check_widths(y, target, ("X_tgt", "the target of the fit"))
+            samples.same_shape(samples.shape_of(X_tgt), frame.shape, ("X_tgt", "the target of the fit"))
             target = frame.to_unit(y)
         carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
         return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2

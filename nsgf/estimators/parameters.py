@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from sklearn.exceptions import NotFittedError
 from nsgf import _io
 from nsgf.training import Training
 
-RandomState = int | np.random.Generator | np.random.RandomState | None
+RandomState = int | np.random.Generator | np.random.RandomState | np.random.SeedSequence | np.random.BitGenerator | None
+_GENERATORS = tuple(kind for kind in get_args(RandomState) if kind is not int)
 _NOT_LEARNT = ("random_state", "verbose", "device")  # change nothing of what is learnt
 T = TypeVar("T")
 
@@ -39,8 +40,25 @@ class Fitted(Generic[T]):
         raise AttributeError(f"{self._name} is learnt by fit, and cannot be set.")
 
 
+def check_random_state(random_state: object) -> None:
+    """Raise on what is no random state."""
+    is_seed = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool) and random_state >= 0
+    if not (is_seed or isinstance(random_state, _GENERATORS)):
+        raise ValueError(
+            f"random_state={random_state!r} must be an integer of at least 0, a Generator of NumPy, or None for fresh "
+            "numbers in every call."
+        )
+
+
 def as_rng(random_state: RandomState) -> np.random.Generator:
-    """Return a Generator for an integer, a Generator, a RandomState or None; no global seed is touched."""
+    """Return a Generator for a random state; no global seed is touched.
+
+    Raises
+    ------
+    ValueError
+        On what is none.
+    """
+    check_random_state(random_state)
     if isinstance(random_state, np.random.RandomState):
         random_state = random_state.randint(2**31)
     return np.random.default_rng(random_state)
