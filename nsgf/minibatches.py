@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 from nsgf import _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
-from nsgf.sinkhorn import pick_blur, sinkhorn_velocity, spread
+from nsgf.sinkhorn import pick_blur, sinkhorn_velocity
 from nsgf.solvers import Solver
 
 _NEAR = 128  # pairs among which a row has a place

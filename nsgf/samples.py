@@ -95,8 +95,8 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
 
 _RESHAPE = "Reshape your data: .reshape(-1, 1) for one feature, .reshape(1, -1) for one sample."
 _AS_ROWS = {
-    "X_tgt": "The second argument is the target sample. Labels of it go to y_tgt, as in fit(X_src, X_tgt, y_tgt=labels); "
-    "one feature makes a column, X_tgt[:, None]."
+    "X_tgt": "The second argument is the target sample. Labels of it go to y_tgt, fit(X_src, X_tgt, y_tgt=labels); one "
+    "feature makes a column, X_tgt[:, None]."
 }
 
 
