@@ -210,7 +210,7 @@ class Classes(Conditions):
             )
         codes = np.array([UNKNOWN if _is_unknown(label) else code[label] for label in labels])
         if UNKNOWN in codes:
-            self.check_free(f"{name} has rows of unknown label, which")
+            self.check_free(f"{name} with unknown labels")
         return codes
 
     def columns(self, codes: np.ndarray) -> np.ndarray:
