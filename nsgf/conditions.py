@@ -145,8 +145,8 @@ class Conditions(abc.ABC):
         """Raise where that field was not learnt, and what is given needs it."""
         if not self.is_free:
             raise ValueError(
-                f"{given} asks for the field without conditions, which a fit with condition_dropout=0 does not learn. Give "
-                "y for every row and leave guidance at 1, or fit with Training(condition_dropout=0.2)."
+                f"{given} asks for the field without conditions, which a fit with condition_dropout=0 does not learn. "
+                "Give y for every row and leave guidance at 1, or fit with Training(condition_dropout=0.2)."
             )
 
     @property

@@ -193,6 +193,7 @@ def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Ge
     """Yield a problem of the rows in no pair, lifted by their places among the pairs, and one for each pair."""
     x, y, rows = source.rows, target.rows, np.asarray(pairs.rows)
     r_x, r_y = relations(x, y, rows)
+    mean = vstack([r_x, r_y]).mean(axis=0)  # (k,)
     stretch = pairs.weight * y.shape[1] ** 0.5
     free_x, free_y = (np.setdiff1d(np.arange(len(z)), p) for z, p in ((x, rows[:, 0]), (y, rows[:, 1])))
     n_pairs = min(len(rows), max(1, round(n * len(rows) / len(x))))
@@ -201,7 +202,7 @@ def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Ge
         if len(free_x) and len(free_y):
             i, j = (rng.choice(free, size=min(n, len(free)), replace=False) for free in (free_x, free_y))
             near = np.union1d(r_x[i].indices, r_y[j].indices)  # pairs that no row is near are left out
-            places_x, places_y = (stretch * r[:, near].toarray() for r in (r_x[i], r_y[j]))
+            places_x, places_y = (stretch * (r[:, near].toarray() - mean[near]) for r in (r_x[i], r_y[j]))
             problems.append(Problem(_lift(x[i], places_x), _lift(y[j], places_y), n_fixed=len(near)))
         for i, j in rows[rng.choice(len(rows), size=n_pairs, replace=False)]:
             problems.append(Problem(x[[i]], y[[j]]))

@@ -274,8 +274,8 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
         )
     if network == "unet" and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]:
         raise ValueError(
-            f"network='unet' reads samples of shape {shape} as {shape[0]} channels of {shape[1]} x {shape[2]} pixels, and "
-            "they look like images with channels last. Give X.transpose(0, 3, 1, 2), or where they are none, "
+            f"network='unet' reads samples of shape {shape} as {shape[0]} channels of {shape[1]} x {shape[2]} pixels, "
+            "and they look like images with channels last. Give X.transpose(0, 3, 1, 2), or where they are none, "
             f"network=nsgf.networks.UNet({shape})."
         )
     with torch.random.fork_rng(devices=[]):
