@@ -104,7 +104,8 @@ def _refuse(X: Any, name: str) -> None:
     """Raise on what NumPy would read as something else than samples."""
     if isinstance(X, Iterator):
         raise TypeError(f"{name} is a {type(X).__name__}, which can be read once only; give an array, or list({name}).")
-    if isinstance(X, Mapping) or (isinstance(X, list | tuple) and len(X) > 0 and all(map(_is_snapshot, X))):
+    is_dict = isinstance(X, Mapping) and not hasattr(X, "shape")  # a sparse matrix can be one
+    if is_dict or (isinstance(X, list | tuple) and len(X) > 0 and all(map(_is_snapshot, X))):
         raise ValueError(
             f"{name} is a {type(X).__name__} of several samples, as a time course is; give that alone, "
             "fit({t: X_t}), and columns of one sample as an array or a data frame."

@@ -133,6 +133,7 @@ def test_the_columns_of_a_frame_are_kept_by_name():
         (CENTRES, list(MASKED), "X_tgt has 1 masked entries"),
         (pd.DataFrame({"a": [1, None, 2], "b": [1, 2, 3]}).convert_dtypes(), CENTRES, "X_src.*NaN"),
         (sparse.csr_array(CENTRES), CENTRES, "X_src.*toarray"),
+        (sparse.dok_matrix(CENTRES), CENTRES, "X_src: Sparse.*toarray"),
         ((row for row in CENTRES), CENTRES, r"X_src is a generator.*list\(X_src\)"),
         (CENTRES, CENTRES.astype("M8[D]"), "X_tgt: dates are no features. Give days"),
         ([[10**400, 1]] * 3, CENTRES, "X_src: int too large"),
