@@ -45,7 +45,7 @@ class Labels(_Rows):
     Parameters
     ----------
     values : sequence of length n
-        One hashable label a row; None, -1 or a missing value is unknown.
+        One label a row: text, a number or a tuple of them; None, -1 or a missing value is unknown.
 
     Examples
     --------

@@ -109,13 +109,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         ----------
         X_src : array-like of shape (n, d) or (n, …), or None
             Source samples; None stands for Gaussian noise with the mean and standard deviation of each target feature.
-            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, without `X_tgt`: the field then
+            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, of numbers or dates: the field then
             carries each snapshot to the next.
         X_tgt : array-like of shape (m, d) or (m, …)
             Target samples: points, never labels. NumPy, CuPy or torch arrays, lists, pandas or polars frames. Images
             have shape (m, c, h, w) or (m, h, w), in any units.
         y_src, y_tgt : array-like of shape (n,) and (m,), or (n, k) and (m, k), `Labels` or `Numbers`, optional
-            Conditions of the samples. One dimension means labels, of any hashable kind: mass stays within a label.
+            Conditions of the samples. One dimension means labels: text, numbers or tuples. Mass stays within a label.
             −1 or None is unknown: such a row goes with the label of a partner in the plan without labels. Two
             dimensions, or `Numbers`, mean continuous conditions, which enter the cost. Without `y_src` any source
             sample may be asked for any condition.
