@@ -139,7 +139,7 @@ def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
         x = x.detach().cpu()
-        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # which NumPy has not
+        return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()  # NumPy knows no bfloat16
     return x.get() if is_cupy_array(x) else x
 
 

@@ -6,6 +6,7 @@ conditions are: `Classes`, or `Moments` of continuous ones.
 
 import abc
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -29,7 +30,12 @@ class _Rows:
         return len(self.values)
 
     def __getitem__(self, i: Any) -> Any:
-        return dataclasses.replace(cast(Any, self), values=np.asarray(to_numpy(self.values))[i])
+        values = _as_array(self.values)
+        if isinstance(values, list | tuple):  # an array of tuples would have two dimensions
+            found: Any = [values[k] for k in np.atleast_1d(np.arange(len(values))[i])]
+        else:
+            found = np.asarray(to_numpy(values))[i]
+        return dataclasses.replace(cast(Any, self), values=found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +45,7 @@ class Labels(_Rows):
     Parameters
     ----------
     values : sequence of length n
-        One hashable label a row; None, -1 or a missing value is unknown.
+        One label a row: text, a number or a tuple of them; None, -1 or a missing value is unknown.
 
     Examples
     --------
@@ -111,13 +117,19 @@ class Pairs:
         _checks.positive("weight", self.weight, "4.0")
 
     def within(self, n: int, m: int) -> "Pairs":
-        """Return them with integer rows (k, 2) of samples of n and m rows, or raise an error that names them."""
-        found = np.asarray(to_numpy(self.rows))
-        if found.ndim != 2 or found.shape[1] != 2 or not len(found) or found.dtype.kind not in "iu":
-            raise ValueError(f"pairs has shape {found.shape} of {found.dtype}; give integers of shape (k, 2).")
+        """Return them once each, with integer rows (k, 2) of samples of n and m rows; an error names what is wrong."""
+        found = _integers(self.rows)
+        if found.ndim != 2 or found.shape[1] != 2 or not len(found):
+            raise ValueError(f"pairs has shape {found.shape}; give integers of shape (k, 2).")
         for rows, name, size in zip(found.T, ("X_src", "X_tgt"), (n, m), strict=True):
             for row in rows[(rows < 0) | (rows >= size)]:
                 raise ValueError(f"pairs names row {row} of {name}, which has {size} rows, from 0.")
+        found = found[np.sort(np.unique(found, axis=0, return_index=True)[1])]
+        for row in found[:, 0][np.bincount(found[:, 0])[found[:, 0]] > 1]:
+            raise ValueError(
+                f"pairs has row {row} of X_src with several rows of X_tgt, {found[found[:, 0] == row, 1].tolist()}; a "
+                "row goes to one place: keep one pair of it."
+            )
         return dataclasses.replace(self, rows=found)
 
 
@@ -126,6 +138,16 @@ Given = object  # array-like of labels or numbers, Labels or Numbers
 
 class Conditions(abc.ABC):
     """What the conditions of one model are."""
+
+    is_free: bool  # whether the field without conditions was learnt too
+
+    def check_free(self, given: str) -> None:
+        """Raise where that field was not learnt, and what is given needs it."""
+        if not self.is_free:
+            raise ValueError(
+                f"{given} asks for the field without conditions, which a fit with condition_dropout=0 does not learn. "
+                "Give y for every row and leave guidance at 1, or fit with Training(condition_dropout=0.2)."
+            )
 
     @property
     @abc.abstractmethod
@@ -150,6 +172,8 @@ class Classes(Conditions):
     ----------
     labels : tuple
         The labels, in the order of the columns.
+    is_free : bool
+        Whether the field without labels was learnt too.
 
     Examples
     --------
@@ -162,6 +186,7 @@ class Classes(Conditions):
     """
 
     labels: tuple[Any, ...]
+    is_free: bool = True
 
     @property
     def n_columns(self) -> int:
@@ -183,7 +208,10 @@ class Classes(Conditions):
                 f"{name} has labels that the model was not fitted with: {_listed(unseen)}. The known ones are "
                 f"{_listed(self.labels)}; None or -1 stands for unknown."
             )
-        return np.array([UNKNOWN if _is_unknown(label) else code[label] for label in labels])
+        codes = np.array([UNKNOWN if _is_unknown(label) else code[label] for label in labels])
+        if UNKNOWN in codes:
+            self.check_free(f"{name} with unknown labels")
+        return codes
 
     def columns(self, codes: np.ndarray) -> np.ndarray:
         """Return a 1 in the column of the label, float32 (n, n_columns)."""
@@ -201,11 +229,17 @@ class Moments(Conditions):
         Mean and standard deviation of each condition.
     weight : float
         As in `Numbers`.
+    names : tuple of str
+        The columns, where they came as a data frame.
+    is_free : bool
+        Whether the field without conditions was learnt too.
     """
 
     shift: np.ndarray
     scale: np.ndarray
     weight: float = WEIGHT
+    names: tuple[str, ...] = ()
+    is_free: bool = True
 
     @property
     def n_columns(self) -> int:
@@ -216,7 +250,12 @@ class Moments(Conditions):
         """Return the standardised conditions (n, k)."""
         if isinstance(y, Labels):
             raise ValueError(f"{name} has labels, but the model was fitted with continuous conditions. Give numbers.")
-        k = len(self.shift)
+        k, names = len(self.shift), _columns(y)
+        if names and self.names and names != self.names:
+            raise ValueError(
+                f"{name} has the columns {names[:5]}, but the model was fitted with {self.names[:5]}, in this order. "
+                f"Select those, {name}[{list(self.names[:5])}]."
+            )
         values = _numbers(y.values if isinstance(y, Numbers) else y, name, k)
         if values.shape[1] != k:
             raise ValueError(
@@ -236,7 +275,8 @@ def describe(y: Given, name: str) -> Conditions:
     if isinstance(y, Numbers) or (not isinstance(y, Labels) and _n_dimensions(y) == 2):
         said = y if isinstance(y, Numbers) else Numbers(cast(ArrayLike, y))
         values = _numbers(said.values, name)
-        return Moments(values.mean(axis=0), np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0), said.weight)
+        scale = values.std(axis=0)
+        return Moments(values.mean(axis=0), np.where(scale > 0, scale, 1.0), said.weight, _columns(said))
     given = _labels(_as_array(y.values if isinstance(y, Labels) else y), name)
     if not isinstance(y, Labels):
         _refuse_fractions(given, name)
@@ -249,7 +289,9 @@ def describe(y: Given, name: str) -> Conditions:
             f"{name} has labels 1 and -1, and -1 stands for unknown: {n_minus} rows have no label. "
             "Where -1 is a class of its own, call it something else, such as 0."
         )
-    return Classes(_sorted(dict.fromkeys(labels)))
+    found = _sorted(dict.fromkeys(labels))
+    _refuse_unstorable(found, name)
+    return Classes(found)
 
 
 Described = tuple[Conditions | None, np.ndarray | None, np.ndarray | None]
@@ -268,11 +310,20 @@ def of_both(n: int | None, m: int, y_src: Any, y_tgt: Any) -> Described:
     if n is None:
         raise ValueError("y_src has conditions of a source that is noise (X_src is None); give y_tgt only.")
     source = kinds.codes(y_src, "y_src", n)
-    if isinstance(kinds, Classes) and UNKNOWN not in source:
-        empty = [kinds.labels[k] for k in np.setdiff1d(target[target != UNKNOWN], source)]
-        if empty:
-            raise ValueError(f"y_tgt has labels that no row of y_src has: {_listed(empty)}. Drop those rows of X_tgt.")
+    if isinstance(kinds, Classes):
+        _refuse_empty(kinds, source, target)
     return kinds, source, target
+
+
+def _refuse_empty(kinds: Classes, source: np.ndarray, target: np.ndarray) -> None:
+    """Raise where classes of the target have no row of the source, and those of unknown label cannot fill them."""
+    empty = np.setdiff1d(target[target != UNKNOWN], source)
+    unknown, needed = np.mean(source == UNKNOWN), np.mean(np.isin(target, empty))
+    if needed > unknown:
+        raise ValueError(
+            f"y_tgt has labels that no row of y_src has: {_listed(kinds.labels[k] for k in empty)}. Drop those rows of "
+            f"X_tgt." + (f" (Of the source {unknown:.1%} are unknown; they need {needed:.1%}.)" if unknown else "")
+        )
 
 
 def _n_dimensions(y: Any) -> int:
@@ -302,13 +353,49 @@ def _labels(y: Any, name: str) -> list[Any]:
             + (f" of shape {tuple(y.shape)}." if hasattr(y, "shape") else ".")
         )
     y = to_numpy(y)
-    labels: list[Any] = y.tolist() if hasattr(y, "tolist") else [_plain(label) for label in y]
+    is_list = not hasattr(y, "tolist") or str(getattr(y, "dtype", "")).startswith(("datetime64", "timedelta64"))
+    labels: list[Any] = [_plain(label) for label in y] if is_list else y.tolist()  # which makes integers of dates
     for label in labels:
         try:
             hash(label)
         except TypeError:
             raise ValueError(f"{name} has the label {label!r}, which is not hashable; give text or integers.") from None
     return labels
+
+
+def _refuse_unstorable(labels: Sequence[object], name: str) -> None:
+    """Raise on labels that would not come back from a file as they are."""
+    for label in labels:
+        try:
+            arrays: dict[str, np.ndarray] = {}
+            found = _io.unpack(json.loads(json.dumps(_io.pack(name, label, arrays))), arrays)
+            if {found: label}[label] == label:
+                continue
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise ValueError(
+            f"{name} has the label {label!r}, which a file cannot hold. Give text, numbers or tuples of them, such as "
+            f"{str(label)!r}."
+        )
+
+
+def _columns(y: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a data frame; none of anything else."""
+    return tuple(map(str, getattr(y.values if isinstance(y, Numbers) else y, "columns", ())))
+
+
+def _integers(rows: Any) -> np.ndarray:
+    """Return pairs as integers, which they may be as floats too; an error where they are none."""
+    try:
+        found = np.asarray(to_numpy(_as_array(rows)))
+        if found.dtype.kind in "iufO" and not np.ma.is_masked(rows):
+            with np.errstate(invalid="ignore"):
+                whole = found.astype(np.int64)
+            if np.array_equal(whole, found):
+                return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"pairs must be integers of shape (k, 2), numbers of rows from 0; got {str(rows)[:80]}.")
 
 
 def _refuse_fractions(labels: Sequence[object], name: str) -> None:
@@ -322,6 +409,8 @@ def _refuse_fractions(labels: Sequence[object], name: str) -> None:
 
 def _numbers(y: Any, name: str, k: int = 1) -> np.ndarray:
     """Return continuous conditions as finite float64 (n, k); a vector is one row where k > 1, else a column."""
+    if np.ma.is_masked(y):
+        raise ValueError(f"{name} has masked entries. Impute them, or drop those rows first.")
     try:
         values = np.asarray(to_numpy(y))
         if values.dtype.kind in "mMc":
@@ -348,16 +437,20 @@ def _of_length(values: Any, n: int, name: str) -> Any:
 
 
 def _plain(label: Any) -> Any:
-    """Return a NumPy scalar, or an array without dimensions, as the Python value."""
-    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 0) == 0 else label
+    """Return a NumPy scalar, or an array without dimensions, as the Python value; dates stay as they are."""
+    if isinstance(label, np.datetime64 | np.timedelta64) or getattr(label, "ndim", 0) != 0:
+        return label
+    return label.item() if hasattr(label, "item") else label
 
 
 def _is_unknown(label: Any) -> bool:
     """Whether a label says that it is not known: None, −1, or a missing value of pandas."""
     if label is None or (isinstance(label, int | float) and not isinstance(label, bool) and label == -1):
         return True
-    is_same = label == label
-    return not (isinstance(is_same, bool) and is_same)
+    try:
+        return not label == label  # noqa: SIM201  NaN is not itself
+    except TypeError:  # pandas.NA has no truth
+        return True
 
 
 def _sorted(labels: Iterable[Any]) -> tuple[Any, ...]:

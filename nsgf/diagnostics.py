@@ -24,10 +24,15 @@ from nsgf.trials import Trial
 _FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least so many rows
 _NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the size of a field's error, or lost in it
 _MISFIT, _MISFITS, _ABSURD = 1.5, 0.2, 10.0  # factor between deviations of many features, how many, and that of any
-_WIDER, _SURE, _DISCREPANCY = 1.8, 0.01, 0.01  # factor of all features, level of the test, and the least MMD² of account
+_WIDER, _SURE, _DISCREPANCY = (
+    1.8,
+    0.01,
+    0.01,
+)  # factor of all features, level of the test, and the least MMD² of account
 _GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
+
 
 def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tuple[Array, Velocity]]) -> float:
     """Return how far two minibatches' velocities are from each other, relative to the velocities themselves.
@@ -141,6 +146,7 @@ def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
 
 def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the figures of the stage whose law is farthest from its target."""
+
     def badness(stage: dict[str, float]) -> float:
         bad = stage["mmd2"] + abs(np.log(max(stage["width"], 1e-300)))
         return float(bad) if np.isfinite(bad) else np.inf
@@ -148,9 +154,8 @@ def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     return max(figures, key=badness)
 
 
-
 def look_at(task: Task) -> bool:
-    """Warn of samples in which a few rows, or a few features, are all that a flow can see; return whether there are such.
+    """Warn of samples in which a few rows or features are all that a flow can see; return whether there are such.
 
     Examples
     --------
@@ -183,7 +188,7 @@ def _far_rows(name: str, x: np.ndarray) -> str:
     shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
     return (
         f"{name} has {len(far)} of {len(x)} rows far from all others, with {share:.1%} of its variance: rows {shown}. "
-        "The unit of length, the blur and the field are theirs, and the other rows are one point to it. Drop or clip them."
+        "The unit of length, the blur and the field are theirs; the others are one point to it. Drop or clip them."
     )
 
 
@@ -215,7 +220,9 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     if law_is_other:
         found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"
     if not figures.get("held_out", 1) and figures.get("minibatch_error", 0.0) > _SPREADS:
-        found["minibatch_error"] = "two halves of the samples disagree by so much of their spread, so new rows will go wrong"
+        found["minibatch_error"] = (
+            "two halves of the samples disagree by so much of their spread, so new rows will go wrong"
+        )
     return unknown | {k: text for k, text in found.items() if k not in unknown}
 
 

@@ -112,7 +112,7 @@ class Codec(NamedTuple):
         LookupError
             Where it had a transformer of the user's own, and none is given.
         ValueError
-            Where it does not lead points z (k, d) of the flow to so many features of the source or the target, and back.
+            Where it does not lead points z (k, d) of the flow to that many features of the data, and back.
         """
         own = [name for name in self.each if isinstance(name, str)]
         if own and encoder is None:

@@ -16,12 +16,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
+from sklearn.neighbors import NearestNeighbors
 
 from nsgf import _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
-from nsgf.sinkhorn import pick_blur, sinkhorn_velocity, spread
+from nsgf.sinkhorn import pick_blur, sinkhorn_velocity
 from nsgf.solvers import Solver
+
+_NEAR = 128  # pairs among which a row has a place
 
 
 class Problem(NamedTuple):
@@ -205,6 +209,7 @@ def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Ge
     """Yield a problem of the rows in no pair, lifted by their places among the pairs, and one for each pair."""
     x, y, rows = source.rows, target.rows, np.asarray(pairs.rows)
     r_x, r_y = relations(x, y, rows)
+    mean = vstack([r_x, r_y]).mean(axis=0)  # (k,)
     stretch = pairs.weight * y.shape[1] ** 0.5
     free_x, free_y = (np.setdiff1d(np.arange(len(z)), p) for z, p in ((x, rows[:, 0]), (y, rows[:, 1])))
     n_pairs = min(len(rows), max(1, round(n * len(rows) / len(x))))
@@ -212,38 +217,43 @@ def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Ge
         problems = []
         if len(free_x) and len(free_y):
             i, j = (rng.choice(free, size=min(n, len(free)), replace=False) for free in (free_x, free_y))
-            lifted = _lift(x[i], stretch * r_x[i]), _lift(y[j], stretch * r_y[j])
-            problems.append(Problem(*lifted, n_fixed=len(rows)))
+            near = np.union1d(r_x[i].indices, r_y[j].indices)  # pairs that no row is near are left out
+            places_x, places_y = (stretch * (r[:, near].toarray() - mean[near]) for r in (r_x[i], r_y[j]))
+            problems.append(Problem(_lift(x[i], places_x), _lift(y[j], places_y), n_fixed=len(near)))
         for i, j in rows[rng.choice(len(rows), size=n_pairs, replace=False)]:
             problems.append(Problem(x[[i]], y[[j]]))
         yield problems
 
 
-def relations(source: np.ndarray, target: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the place of every row among the pairs: how near it is to each, relative to the others.
+def relations(source: np.ndarray, target: np.ndarray, pairs: np.ndarray) -> tuple[csr_array, csr_array]:
+    """Return the place of every row among the pairs, sparse (n, k): how near it is to each, relative to the others.
 
-    r_p(x) = softmax_p(−|x − x_p|² / 2h²), with h the root-mean-square distance to the nearest, in each space by itself;
-    of unit spread over both samples. After Gu et al. 2022, *Keypoint-guided optimal transport*, eq. 4.
+    r_p(x) = softmax_p(−|x − x_p|² / 2h²) over the 128 nearest pairs, with h the root-mean-square distance to the
+    nearest, in each space by itself; of unit spread over both samples. After Gu et al. 2022, *Keypoint-guided optimal
+    transport*, eq. 4, where the softmax is over all pairs.
 
     Examples
     --------
     >>> x = np.array([[0.0], [1.0], [9.0], [10.0]])
     >>> r_x, r_y = relations(x, -3 * x, np.array([[0, 0], [3, 3]]))
-    >>> bool(np.allclose(r_x, r_y, atol=1e-6)), r_x.shape
+    >>> bool(np.allclose(r_x.toarray(), r_y.toarray(), atol=1e-6)), r_x.shape
     (True, (4, 2))
     """
-    both = [_nearness(z, z[p]) for z, p in ((source, pairs[:, 0]), (target, pairs[:, 1]))]
-    r = np.concatenate(both)
-    r = (r - r.mean(axis=0)) / (spread(r) or 1.0)
-    return r[: len(source)], r[len(source) :]
+    r_x, r_y = (_nearness(z, z[p]) for z, p in ((source, pairs[:, 0]), (target, pairs[:, 1])))
+    r = vstack([r_x, r_y])
+    mean = r.mean(axis=0)
+    width = max(float((r.data**2).sum() / r.shape[0] - mean @ mean), 0.0) ** 0.5 or 1.0  # |r_x − r_y| needs no centre
+    return r_x / width, r_y / width
 
 
-def _nearness(z: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    half = 0.5 * ((z**2).sum(1)[:, None] + (anchors**2).sum(1) - 2 * z @ anchors.T).clip(0)  # (n, k)
-    width = half.min(axis=1)[half.min(axis=1) > 1e-6 * half.max()]  # of the rows that are no anchors
-    score = -half / (width.mean() if len(width) else half.max() or 1.0)
-    share = np.exp(score - score.max(axis=1, keepdims=True))
-    return share / share.sum(axis=1, keepdims=True)
+def _nearness(z: np.ndarray, anchors: np.ndarray) -> csr_array:
+    n, k = len(z), min(_NEAR, len(anchors))
+    distances, which = NearestNeighbors(n_neighbors=k).fit(anchors.astype(np.float64)).kneighbors(z.astype(np.float64))
+    half = 0.5 * distances**2  # (n, k), the nearest first
+    width = half[:, 0][half[:, 0] > 1e-6 * half.max()]  # of the rows that are no anchors
+    share = np.exp((half[:, :1] - half) / (width.mean() if len(width) else half.max() or 1.0))
+    share /= share.sum(axis=1, keepdims=True)
+    return csr_array((share.ravel(), which.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(anchors)))
 
 
 def _lift(x: np.ndarray, c: np.ndarray) -> np.ndarray:

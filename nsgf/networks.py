@@ -5,6 +5,7 @@ Times are (n,) and conditions (n, k).
 
 import copy
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -35,6 +36,8 @@ class TimeEmbedding(nn.Module):
 class MLP(nn.Module):
     """The fully connected network of the paper: 3 hidden layers of 256 units by default, SiLU, time embedded.
 
+    A new network is zero everywhere, so that of many features none begins far out.
+
     Parameters
     ----------
     n_features : int
@@ -58,6 +61,7 @@ class MLP(nn.Module):
         self.time = TimeEmbedding()
         n_inputs = n_features + 2 * len(self.time.frequencies) + n_conditions
         self.layers = _dense([n_inputs, *depth * [width], n_features])
+        _zero(self.layers[-1])
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Return the velocity (n, d) at x (n, d) and t (n,), under the conditions c (n, k)."""
@@ -251,7 +255,8 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
     Raises
     ------
     ValueError
-        On an unknown name, a U-net on rows, or a module for other images or conditions.
+        On an unknown name, a U-net on rows or on images with channels last, or a module that is no field of such
+        samples: it is tried on two of them.
 
     Examples
     --------
@@ -266,6 +271,12 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
         raise ValueError(
             f"network='unet' takes images, but the samples are rows of {shape[0]} features: pass arrays of shape "
             "(n, c, h, w), or network=nsgf.networks.UNet(sample_shape=(c, h, w))."
+        )
+    if network == "unet" and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]:
+        raise ValueError(
+            f"network='unet' reads samples of shape {shape} as {shape[0]} channels of {shape[1]} x {shape[2]} pixels, "
+            "and they look like images with channels last. Give X.transpose(0, 3, 1, 2), or where they are none, "
+            f"network=nsgf.networks.UNet({shape})."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -307,8 +318,46 @@ def _copied(network: nn.Module, shape: tuple[int, ...], n_conditions: int) -> nn
             f"network has sample_shape={tuple(sees)} with {math.prod(sees)} entries, but a sample has "
             f"{math.prod(shape)} features, in the shape {shape}."
         )
-    net = copy.deepcopy(network)
-    return net if len(shape) == 1 or isinstance(net, OnImages | UNet) else OnImages(net, shape)
+    try:
+        net = copy.deepcopy(network)
+    except RuntimeError as error:  # of tensors that are no leaves
+        raise ValueError(f"network={type(network).__name__} cannot be copied: {error}") from error
+    net = net if len(shape) == 1 or isinstance(net, OnImages | UNet | MLP) else OnImages(net, shape)
+    _try_out(net, math.prod(shape), n_conditions)
+    return net
+
+
+def _try_out(net: nn.Module, n_features: int, n_conditions: int) -> None:
+    """Raise where a network is no field of rows, before it is to be trained."""
+    net = copy.deepcopy(net)  # which a call may change
+    sees, net = (net.sample_shape, net.net) if isinstance(net, OnImages) else ((n_features,), net)
+    name = f"network={type(net).__name__}"
+    _check_weights(net, name)
+    x, t = torch.randn(2, *sees, generator=torch.Generator().manual_seed(0)), torch.tensor([0.25, 0.75])
+    c = [torch.zeros(2, n_conditions)] if n_conditions else []
+    of = f" and conditions {(2, n_conditions)}" if n_conditions else ""
+    words, kept = f"{name} was called with x {tuple(x.shape)}, times (2,){of}", x.clone()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            v = net.cpu().eval()(x, t, *c)
+    except Exception as error:
+        raise ValueError(f"{words}, and raised {type(error).__name__}: {error}") from error
+    if not isinstance(v, Tensor) or v.shape != x.shape or v.dtype != x.dtype:
+        found = f"{v.dtype} of shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
+        raise ValueError(f"{words}, and returned {found}; a velocity has the shape of x, in float32.")
+    if not (bool(v.isfinite().all()) and v.requires_grad and torch.equal(x, kept)):
+        raise ValueError(f"{words}; its value must be finite and have a gradient, and x stay as it was.")
+
+
+def _check_weights(net: nn.Module, name: str) -> None:
+    weights = [z for z in itertools.chain(net.parameters(), net.buffers()) if z.is_floating_point()]
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError(f"{name} has no parameter to be trained; give one with layers, such as nsgf.networks.MLP(d).")
+    if any(map(nn.parameter.is_lazy, weights)):
+        raise ValueError(f"{name} has layers of no size yet; call it once on samples first.")
+    for z in weights:
+        if z.dtype != torch.float32:
+            raise ValueError(f"{name} has weights of {z.dtype}; give it in float32, as network.float().")
 
 
 class _Block(nn.Module):
@@ -427,7 +476,7 @@ def _norm(n_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, math.gcd(32, n_channels) // 4), n_channels)
 
 
-def _zero(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def _zero(layer: nn.Module) -> nn.Module:
     """Return the layer, its parameters set to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

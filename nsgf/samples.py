@@ -1,7 +1,8 @@
 """The border: the user's samples become rows in units of their spread, and rows go back to the user's form."""
 
+import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from nsgf import _io
 from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
 from nsgf.sinkhorn import spread
 
-Snapshots = Mapping[float, ArrayLike] | Iterable[tuple[float, ArrayLike]]
+Time = float | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64
+Snapshots = Mapping[Time, ArrayLike] | Iterable[tuple[Time, ArrayLike]]
 
 
 @_io.storable
@@ -95,15 +97,47 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     >>> rows([[1, 2], [3, 4]], "X").dtype
     dtype('float64')
     """
+    _refuse(X, name)
     refuse_masked(X, name)
     try:
-        return check_array(_flat(to_numpy(X)), dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{name}: {error}") from error
+        plain = _flat(to_numpy(X))
+        if str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
+            raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
+        if len(getattr(plain, "shape", (0, 0))) == 1:
+            raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
+        return check_array(plain, dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
+    except (ValueError, TypeError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
+_RESHAPE = "Reshape your data: .reshape(-1, 1) for one feature, .reshape(1, -1) for one sample."
+_AS_ROWS = {
+    "X_tgt": "The second argument is the target sample. Labels of it go to y_tgt, fit(X_src, X_tgt, y_tgt=labels); one "
+    "feature makes a column, X_tgt[:, None]."
+}
+
+
+def _refuse(X: Any, name: str) -> None:
+    """Raise on what NumPy would read as something else than samples."""
+    if isinstance(X, Iterator):
+        raise TypeError(f"{name} is a {type(X).__name__}, which can be read once only; give an array, or list({name}).")
+    is_dict = isinstance(X, Mapping) and not hasattr(X, "shape")  # a sparse matrix can be one
+    if is_dict or (isinstance(X, list | tuple) and len(X) > 0 and all(map(_is_snapshot, X))):
+        raise ValueError(
+            f"{name} is a {type(X).__name__} of several samples, as a time course is; give that alone, "
+            "fit({t: X_t}), and columns of one sample as an array or a data frame."
+        )
+
+
+def _is_snapshot(item: Any) -> bool:
+    """Whether an item is a time with its sample."""
+    return isinstance(item, tuple | list) and len(item) == 2 and np.ndim(item[0]) == 0 and len(shape_of(item[1])) > 0
 
 
 def _flat(X: Any) -> Any:
-    """Return images (n, …) as rows (n, d); what has two dimensions or is no array passes through."""
+    """Return images (n, …) as rows (n, d), and lists as arrays; what has two dimensions passes through."""
+    X = np.asarray(X) if isinstance(X, list | tuple | range) else X
     return X.reshape(len(X), math.prod(X.shape[1:])) if getattr(X, "ndim", 2) > 2 else X
 
 
@@ -121,38 +155,123 @@ def check_features(estimator: BaseEstimator, X: ArrayLike) -> None:
 
 def shape_of(X: ArrayLike) -> tuple[int, ...]:
     """Return the shape of one sample, (d,) or that of an image."""
-    return tuple(X.shape[1:]) if hasattr(X, "shape") else np.asarray(X).shape[1:]
+    return tuple((X if hasattr(X, "shape") else np.asarray(X)).shape[1:])
 
 
 def in_form_of(X: ArrayLike, z: np.ndarray, shape: tuple[int, ...]) -> Array:
     """Return rows (…, n, d) in the library and dtype of `X`: as its samples if they are as wide, else of that shape."""
-    given = tuple(getattr(X, "shape", ())[1:])
-    own = given if len(given) > 1 else (math.prod(given) or z.shape[-1],)
+    own = shape_of(X)
     return like(z.reshape(*z.shape[:-1], *(own if math.prod(own) == z.shape[-1] else shape)), X)
 
 
-def snapshots(given: Any) -> tuple[tuple[float, ...], list[np.ndarray], list[Any]]:
-    """Return the times of a time course, its samples as rows, and as they were given; in the order of time."""
+def same_shape(shape: tuple[int, ...], other: tuple[int, ...], names: tuple[str, str]) -> None:
+    """Refuse images in another layout; rows go with images of as many entries, and (h, w) with (1, h, w)."""
+    images = [z[next((i for i, n in enumerate(z) if n > 1), 0) :] for z in (shape, other) if len(z) > 1]
+    if len(images) == 2 and images[0] != images[1]:
+        raise ValueError(
+            f"{names[0]} has samples of shape {shape} but {names[1]} of {other}; give both in one layout, as by "
+            f"{names[0]}.transpose(0, 3, 1, 2) from channels last to channels first, or both as rows."
+        )
+
+
+@_io.storable
+class Calendar(NamedTuple):
+    """What the times of a course are: numbers, or dates or durations, which count as seconds since the first of them.
+
+    Attributes
+    ----------
+    kind : str
+        ``"number"``, ``"date"``, ``"date with a time zone"`` or ``"duration"``.
+    origin : int
+        Microseconds of the first time; 0 of numbers.
+
+    Examples
+    --------
+    >>> calendar = Calendar.of([np.datetime64("2024-01-01"), np.datetime64("2024-01-03")])
+    >>> calendar.number(np.datetime64("2024-01-02"), "t1"), calendar.times([86400.0])
+    (86400.0, array(['2024-01-02T00:00:00.000000'], dtype='datetime64[us]'))
+    """
+
+    kind: str = "number"
+    origin: int = 0
+
+    @classmethod
+    def of(cls, times: Sequence[Any]) -> "Calendar":
+        """Return the calendar of the times of a course, or raise where they are of several kinds or of none."""
+        read = [_as_time(t, "X_src has times that are no numbers or dates:") for t in times]
+        kinds = sorted({kind for kind, _ in read})
+        if len(kinds) > 1:
+            raise ValueError(f"X_src has times of several kinds, {' and '.join(kinds)}; give all of one kind.")
+        return cls(kinds[0], 0 if kinds[0] == "number" else int(min(t for _, t in read)))
+
+    def number(self, t: Any, name: str) -> float:
+        """Return a time as a number of this calendar; an error names it."""
+        kind, number = _as_time(t, f"{name} is no time:")
+        if kind != self.kind:
+            raise ValueError(f"{name}={t!r} is a {kind}, but the times of the fit are each a {self.kind}; give one.")
+        return float(number) if kind == "number" else (int(number) - self.origin) / 1e6
+
+    def times(self, numbers: Sequence[float]) -> np.ndarray:
+        """Return numbers as times: floats, or dates (those with a time zone in UTC) or durations of NumPy."""
+        if self.kind == "number":
+            return np.array(numbers)
+        return (np.rint(np.multiply(numbers, 1e6)).astype(np.int64) + self.origin).astype(
+            "timedelta64[us]" if self.kind == "duration" else "datetime64[us]"
+        )
+
+    def shown(self, number: float) -> str:
+        """Return a number as a time in words."""
+        return f"{number:.15g}" if self.kind == "number" else str(self.times([number])[0])
+
+
+def _as_time(t: Any, words: str) -> tuple[str, float | int]:
+    """Return the kind of a time and its number: of a date or a duration, microseconds."""
+    t = t[()] if isinstance(t, np.ndarray) and t.ndim == 0 else t
+    kind = "duration" if isinstance(t, datetime.timedelta | np.timedelta64) else "date"
+    try:
+        if isinstance(t, str | bytes | bool | np.bool_):
+            raise TypeError
+        if not isinstance(t, datetime.date | np.datetime64 | datetime.timedelta | np.timedelta64):
+            return "number", float(t)
+        if isinstance(t, datetime.datetime) and t.tzinfo is not None:
+            kind, t = "date with a time zone", t.astimezone(datetime.UTC).replace(tzinfo=None)
+        found = np.timedelta64(t, "us") if kind == "duration" else np.datetime64(t, "us")
+        if np.isnat(found):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{words} {t!r}. Give a number, or a date or duration of datetime, NumPy or pandas.") from None
+    return kind, int(found.astype(np.int64))
+
+
+def snapshots(given: Any) -> tuple[Calendar, tuple[float, ...], list[np.ndarray], list[Any]]:
+    """Return the calendar and the times of a course, its samples as rows, and as they were given; in order of time."""
     items = list(given.items() if isinstance(given, Mapping) else given if given is not None else ())
     if not items or not all(isinstance(z, tuple | list) and len(z) == 2 and not np.isscalar(z[1]) for z in items):
         raise ValueError(
             "X_tgt is missing. Give target samples, fit(X_src, X_tgt), with X_src=None for noise; or the snapshots of "
             "a time course, fit({t: X_t})."
         )
-    try:
-        times = [float(t) if not isinstance(t, np.datetime64 | np.timedelta64) else float("t") for t, _ in items]
-    except (TypeError, ValueError):
+    given_times = [_parsed(t) for t, _ in items]
+    calendar = Calendar.of(given_times)
+    times = [calendar.number(t, "t") for t in given_times]
+    if len(set(times)) < max(len(times), 2) or not np.isfinite(max(times) - min(times)):
         raise ValueError(
-            f"X_src has times that are no numbers: {[t for t, _ in items]}. Of dates, give the days or hours since the "
-            "first, such as (t - t_0) / np.timedelta64(1, 'D')."
-        ) from None
-    if len(items) < 2 or len(set(times)) < len(times) or not np.isfinite(times).all():
-        raise ValueError(f"X_src has the times {times}; a time course needs two or more, finite and all different.")
+            f"X_src has the times {[t for t, _ in items]}; a time course needs two or more, finite and all different."
+        )
     order = np.argsort(times)
     times, samples = [times[i] for i in order], [items[i][1] for i in order]
     same_columns(samples, "the snapshots of X_src")
-    names = [f"X_src at time {t:g}" for t in times]
+    names = [f"X_src at time {calendar.shown(t)}" for t in times]
     xs = [rows(X, name) for X, name in zip(samples, names, strict=True)]
-    for x, name in zip(xs, names, strict=True):
+    for x, X, name in zip(xs, samples, names, strict=True):
         check_widths(xs[0], x, (names[0], name))
-    return tuple(times), xs, samples
+        same_shape(shape_of(samples[0]), shape_of(X), (names[0], name))
+    return calendar, tuple(times), xs, samples
+
+
+def _parsed(t: Any) -> Any:
+    """Return a time that is written as text, as the keys of files are, as a number where it is one."""
+    try:
+        return float(t) if isinstance(t, str) else t
+    except ValueError:
+        return t

@@ -1,10 +1,11 @@
 """The task of one fit: what is carried where, and what is known of it."""
 
+import bisect
 import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +15,7 @@ from nsgf._arrays import check_widths
 from nsgf.conditions import UNKNOWN, Classes, Conditions, Labels, Moments, Numbers, Pairs
 from nsgf.encoders import Codec
 from nsgf.minibatches import Minibatches, Side
-from nsgf.samples import Features, Frame
+from nsgf.samples import Calendar, Features, Frame, Time
 from nsgf.solvers import Solver
 
 _REFERENCE_ROWS = 2048  # target rows kept for score(): enough for a stable figure, O(n²) memory once
@@ -43,6 +44,8 @@ class Task:
         Those of the snapshots of a time course; empty without.
     snapshots : tuple of arrays (n, d)
         The snapshots.
+    calendar : Calendar
+        What the times are.
 
     Examples
     --------
@@ -62,6 +65,7 @@ class Task:
     times: tuple[float, ...] = ()
     snapshots: tuple[np.ndarray, ...] = ()
     codec: Codec = Codec()
+    calendar: Calendar = Calendar()
 
     @classmethod
     def of(
@@ -79,6 +83,7 @@ class Task:
         if x is not None and not isinstance(encoder, tuple | list):
             samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
             check_widths(x, y, ("X_src", "X_tgt"))
+            samples.same_shape(samples.shape_of(X_src), samples.shape_of(X_tgt), ("X_src", "X_tgt"))
         codec = Codec.of(encoder, x, y)
         y = codec.encoded(y, -1)
         x = y if x is None else codec.encoded(x, 0)
@@ -97,16 +102,16 @@ class Task:
     @classmethod
     def course(cls, given: Any, *others: object, encoder: Any = None) -> Self:
         """Return the task of a time course, ``{t: X_t}`` or pairs ``(t, X_t)``; it goes with nothing else."""
-        times, xs, as_given = samples.snapshots(given)
+        calendar, times, xs, as_given = samples.snapshots(given)
         if any(other is not None for other in others):
             raise ValueError("y_src, y_tgt and pairs do not go with a time course; fit each label by itself.")
         codec = Codec.of(encoder, np.concatenate(xs))
         xs = [codec.encoded(x, 0) for x in xs]
-        parts = _in_course(times, times)
+        parts = tuple(_in_course(times, t) for t in times)
         frame = Frame.of(xs, samples.shape_of(as_given[-1]), parts)
         units = tuple(frame.to_unit(x, s) for x, s in zip(xs, parts, strict=True))
-        task = cls(frame, samples.features(as_given[0]), Side(), Side(), times=times, codec=codec)
-        return task.of_snapshots(units)
+        features = samples.features(as_given[0])
+        return cls(frame, features, Side(), Side(), times=times, codec=codec, calendar=calendar).of_snapshots(units)
 
     def of_snapshots(self, units: tuple[np.ndarray, ...]) -> Self:
         """Return the task of these snapshots, in units, at the same times."""
@@ -155,7 +160,8 @@ class Task:
             drawn = minibatches.partly_labelled(source, target, kinds, n, rng, blur=blur, solve=solve)
         else:
             drawn = minibatches.labelled(source, target, kinds, n, rng)
-        return minibatches.with_dropped(drawn, source, target, round(dropout * n), self.n_conditions, rng)
+        n_dropped = max(round(dropout * n), int(dropout > 0))
+        return minibatches.with_dropped(drawn, source, target, n_dropped, self.n_conditions, rng)
 
     def columns(self, y: Known, n: int) -> np.ndarray | None:
         """Return the conditions of `n` samples for a network, unknown where `y` is None; None without conditions."""
@@ -164,8 +170,14 @@ class Task:
                 raise ValueError("y was given to a model that was fitted without conditions; fit with y_tgt first.")
             return None
         if y is None:
+            self.kinds.check_free("y=None")
             return np.zeros((n, self.n_conditions), np.float32)
         return self.kinds.columns(self.kinds.codes(y, "y", n, is_one_for_all=True))
+
+    def check_guided(self, guidance: float) -> None:
+        """Raise where a guidance needs the field without conditions, and that was not learnt."""
+        if self.kinds is not None and guidance != 1:
+            self.kinds.check_free(f"guidance={guidance!r}")
 
     def draw(self, n: int, y: Known, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """Return `n` points of the source and their conditions for a network.
@@ -177,7 +189,9 @@ class Task:
             return self.source.draw(n, rng), self.columns(y, n)
         if own is None or x is None:
             known = self.target.codes
-            return self.source.draw(n, rng), kinds.columns(known[rng.choice(len(known), size=n, replace=n > len(known))])
+            return self.source.draw(n, rng), kinds.columns(
+                known[rng.choice(len(known), size=n, replace=n > len(known))]
+            )
         if y is None:
             i = rng.choice(len(own), size=n, replace=n > len(own))
             return x[i], kinds.columns(own[i])
@@ -190,28 +204,38 @@ class Task:
             i[which] = rng.choice(found, size=len(which), replace=len(which) > len(found))
         return x[i], kinds.columns(codes)
 
-    def span(self, t0: float | None, t1: float | None) -> tuple[float, float]:
-        """Return times of a time course as parts of it; (0, 1) without."""
+    def span(self, t0: Time | None, t1: Time | None) -> tuple[float, float]:
+        """Return times of a time course as those of a network; (0, 1) without."""
         if not self.times:
             if not (t0 is None and t1 is None):
                 raise ValueError("t0 and t1 belong to a time course; fit one first: fit({t: X_t}).")
             return 0.0, 1.0
         begin, end = self.times[0], self.times[-1]
-        t0, t1 = begin if t0 is None else t0, end if t1 is None else t1
-        if not begin <= t0 < t1 <= end:
-            raise ValueError(f"t0={t0!r} and t1={t1!r} must rise within the times of the fit, {begin:g} to {end:g}.")
-        first, last = _in_course(self.times, (t0, t1))
-        return first, last
+        first = begin if t0 is None else self.calendar.number(t0, "t0")
+        last = end if t1 is None else self.calendar.number(t1, "t1")
+        if not begin <= first < last <= end:
+            raise ValueError(
+                f"t0={self.calendar.shown(first)} and t1={self.calendar.shown(last)} must rise within the times of the "
+                f"fit, {self.calendar.shown(begin)} to {self.calendar.shown(end)}."
+            )
+        return _in_course(self.times, first), _in_course(self.times, last)
 
-    def kept(self, rng: np.random.Generator) -> "Task":
+    def kept(self, rng: np.random.Generator, dropout: float = 1.0) -> "Task":
         """Return what a fitted model remembers: the source, and at most 2048 rows of the target."""
         n = sum(len(x) for x in self.snapshots[1:]) or len(self.target.rows)
         i = rng.choice(n, size=min(n, _REFERENCE_ROWS), replace=False)  # a course draws too: its seeds keep their bits
         target = Side(self.target.rows[:_REFERENCE_ROWS]) if self.times else self.target.of_rows(i)
-        return dataclasses.replace(self, target=target, pairs=None, snapshots=())
+        kinds = self.kinds and dataclasses.replace(cast(Any, self.kinds), is_free=dropout > 0 or self._has_unknown)
+        return dataclasses.replace(self, target=target, kinds=kinds, pairs=None, snapshots=())
+
+    @property
+    def _has_unknown(self) -> bool:
+        """Whether a network is shown particles of unknown label: those of the source, or of a target without one."""
+        codes = self.target.known if self.source.known is None else self.source.known
+        return isinstance(self.kinds, Classes) and codes is not None and UNKNOWN in codes
 
     def of_rows(self, i: np.ndarray, j: np.ndarray) -> Self:
-        """Return the task of these rows of the source and of the target, in rising order, and of the pairs among them."""
+        """Return the task of these rows of the source and of the target, in rising order, and the pairs among them."""
         pairs, source = self.pairs, self.source if self.source.x is None else self.source.of_rows(i)
         if pairs is not None:
             rows = np.asarray(pairs.rows)
@@ -242,6 +266,7 @@ class Task:
         return code.digest()
 
 
-def _in_course(times: tuple[float, ...], some: tuple[float, ...]) -> tuple[float, ...]:
-    """Return times of a course as parts of it, 0 at the first and 1 at the last."""
-    return tuple(((np.array(some) - times[0]) / (times[-1] - times[0])).tolist())
+def _in_course(times: tuple[float, ...], t: float) -> float:
+    """Return a time of a course as a network has it: 0 at the first, 1 at the last, equal steps between snapshots."""
+    j = min(bisect.bisect_right(times, t), len(times) - 1) - 1  # intervals of any size are learnt alike
+    return (j + (t - times[j]) / (times[j + 1] - times[j])) / (len(times) - 1)

@@ -58,7 +58,7 @@ def halves(task: Task, rng: np.random.Generator) -> tuple[Task, Task]:
 
 
 def trials(unseen: Task, task: Task, rng: np.random.Generator) -> list[Trial]:
-    """Return what a model of a task is to make of its unseen rows: carry each snapshot to the next, or source to target."""
+    """Return what a model of a task is to carry, of its unseen rows: each snapshot to the next, or source to target."""
     if task.times:
         spans = itertools.pairwise(task.frame.times)
         stages = zip(itertools.pairwise(unseen.snapshots), task.snapshots[1:], spans, strict=True)

@@ -1,13 +1,19 @@
 """Conditions: labels, numbers and pairs as they are said, and as codes and columns."""
 
+import datetime
+import enum
+import json
+import pathlib
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.model_selection import KFold
 from tolerances import FLOAT64
 
-from nsgf import Labels, Numbers, Pairs
+from nsgf import Labels, Numbers, Pairs, _io
 from nsgf.conditions import Classes, Moments, describe, of_both
 
 LABELS = [
@@ -17,6 +23,14 @@ LABELS = [
     [True, None, False],
     [1, -1, "b"],
     Labels([0.1, None, 0.5]),
+    [("a", 1), None, (("b", 2), 3)],
+    np.ma.array([1, 2, 3], mask=[False, True, False]),
+    pd.Series(["x", None, "y"], dtype=pd.CategoricalDtype(["z", "y", "x"])),
+    pd.Series([1, None, 2], dtype="Int64"),
+    np.array([1.0, np.nan, 2.0]),
+    np.array(["x", None, "y"], dtype=object),
+    [np.str_("x"), pd.NaT, "y"],
+    pl.Series(["x", None, "y"], dtype=pl.Categorical),
 ]
 
 
@@ -144,3 +158,90 @@ def test_conditions_are_taken_apart_as_samples_are():
         assert {type(part) for part in parts} == {type(said)}
         assert getattr(parts[0], "weight", 2.0) == 2.0
         np.testing.assert_array_equal(np.concatenate([part.values for part in parts[::-1]]), said.values)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(datetime.date(2024, 1, 1), id="date"),
+        b"a",
+        enum.Enum("E", "A").A,
+        pathlib.Path("a"),
+        1j,
+        ("a", float("nan")),
+        np.datetime64("2024-01-01", "ns"),
+        pd.Timestamp("2024-01-01"),
+    ],
+)
+def test_labels_come_back_from_a_file_as_they_are_or_are_refused(label):
+    for y in ([label, None], Labels(pd.Series([label, None]))):
+        try:
+            (known,) = describe(y, "y_tgt").labels
+        except ValueError as error:
+            assert "which a file cannot hold. Give text" in str(error)  # noqa: PT017  either will do
+        else:
+            (found,) = _io.unpack(json.loads(json.dumps(_io.pack("a", (known,), {}))), {})
+            assert found == known == label
+
+
+def test_dates_in_an_array_are_no_integers():
+    for y in (np.array(["2024-01-01"] * 2, "M8[ns]"), np.array([1, 2], "m8[ns]")):
+        with pytest.raises(ValueError, match="which a file cannot hold"):
+            describe(y, "y_tgt")
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+def test_columns_of_conditions_in_another_order_are_refused(library):
+    frame = library({"age": [1.0, 2.0, 4.0], "dose": [3.0, 5.0, 4.0]})
+    kinds, swapped = describe(frame, "y_tgt"), frame[["dose", "age"]]
+    for y in (swapped, Numbers(swapped)):
+        with pytest.raises(ValueError, match=r"y has the columns \('dose', 'age'\), but .*Select those"):
+            kinds.codes(y, "y", 3)
+    with pytest.raises(ValueError, match="y_src has the columns"):
+        of_both(3, 3, swapped, frame)
+    np.testing.assert_array_equal(kinds.codes(frame.to_numpy(), "y", 3), kinds.codes(frame, "y", 3))
+
+
+def test_masked_numbers_are_refused():
+    with pytest.raises(ValueError, match="y_tgt has masked entries. Impute them"):
+        describe(np.ma.array([[1.0], [2.0]], mask=[[True], [False]]), "y_tgt")
+
+
+def test_labels_of_no_source_row_are_refused_unless_unknown_rows_can_fill_them():
+    target = ["a", "b"] * 5
+    with pytest.raises(ValueError, match=r"no row of y_src has: 'b'. Drop .*10.0% are unknown; they need 50.0%"):
+        of_both(10, 10, [None, *"a" * 9], target)
+    assert (of_both(10, 10, [None] * 5 + ["a"] * 5, target)[1] == -1).sum() == 5
+
+
+PAIRS = [(0, 2), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        PAIRS + PAIRS[:1],
+        np.array(PAIRS, dtype=float),
+        np.array(PAIRS, dtype=np.uint8),
+        np.array(PAIRS, dtype=object),
+        pd.DataFrame(PAIRS),
+        pl.DataFrame(PAIRS, orient="row"),
+        torch.tensor(PAIRS),
+    ],
+)
+def test_pairs_of_every_form_are_read_once_each(rows):
+    np.testing.assert_array_equal(Pairs(rows).within(2, 3).rows, PAIRS)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[(0, 0.5)], [(0, np.nan)], [(0, 1e300)], np.eye(2, dtype=bool), [("a", 1)], [(0, 1), (1,)], None, [(0, None)]],
+)
+def test_pairs_that_are_no_integers_are_refused(rows):
+    with pytest.raises(ValueError, match="pairs must be integers of shape"):
+        Pairs(rows).within(3, 3)
+
+
+def test_labels_that_are_tuples_are_taken_apart_as_tuples():
+    labels = Labels([("a", 1), ("b", 2), ("a", 1)])
+    assert describe(labels[np.array([0, 2])], "y") == Classes((("a", 1),))

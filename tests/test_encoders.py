@@ -59,10 +59,8 @@ def test_with_an_encoder_features_of_any_unit_give_the_figures_of_one_unit():
 
 def test_without_one_features_of_very_different_spread_are_named():
     x, y = in_space(100)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="very different spread: feature 0, feature 1 have .* encoder="):
         NSGF(**BARELY).fit(x * UNITS, y * UNITS)
-    assert any("very different spread: feature 0, feature 1 have" in str(w.message) for w in caught)
-    assert any("encoder=" in str(w.message) for w in caught)
 
 
 @ignore_report
@@ -175,7 +173,12 @@ def test_an_encoder_of_ones_own_joins_the_file_again(tmp_path):
 def test_nothing_becomes_an_attribute_that_a_fit_would_not_have_set():
     data = kept(preprocessing.StandardScaler().fit(POSITIVE))
     np.testing.assert_allclose(restored(data).transform(POSITIVE).std(axis=0), 1.0, atol=FLOAT32)
-    for name, value in (("transform", np.ones(3)), ("mean_", np.ones((3, 3))), ("mean_", "x"), ("scale_", np.full(3, np.nan))):
+    for name, value in (
+        ("transform", np.ones(3)),
+        ("mean_", np.ones((3, 3))),
+        ("mean_", "x"),
+        ("scale_", np.full(3, np.nan)),
+    ):
         with pytest.raises(ValueError, match=name):
             restored(data._replace(state=data.state | {name: value}))
     with pytest.raises(ValueError, match="no transformer"):

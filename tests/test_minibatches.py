@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from common import labelled_sample, nearest_centre
 from hypothesis import given, settings, strategies as st
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
 from strategies import seeds
 from tolerances import FLOAT32
 
@@ -95,7 +97,31 @@ def test_places_among_pairs_do_not_change_with_the_space():
     x = rng.normal(size=(80, 3))
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     r_x, r_y = minibatches.relations(x, 5.0 * x @ turn + 1.0, np.repeat(np.arange(10)[:, None], 2, axis=1))
-    np.testing.assert_allclose(r_x, r_y, atol=1e-9)
+    np.testing.assert_allclose(r_x.toarray(), r_y.toarray(), atol=1e-9)
+
+
+def test_places_among_few_pairs_are_the_softmax_over_all_of_them():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 3)), rng.normal(size=(70, 3)) * [1.0, 2.0, 3.0]
+    pairs = np.stack([rng.permutation(90)[:40], rng.permutation(70)[:40]], axis=1)
+    half = [0.5 * cdist(z, z[p], "sqeuclidean") for z, p in zip((x, y), pairs.T, strict=True)]
+    widths = [h.min(axis=1)[h.min(axis=1) > 1e-9].mean() for h in half]
+    r = np.concatenate([softmax(-h / width, axis=1) for h, width in zip(half, widths, strict=True)])
+    found = [z.toarray() for z in minibatches.relations(x, y, pairs)]
+    np.testing.assert_allclose(cdist(*found), cdist(r[:90], r[90:]) / np.sqrt(r.var(axis=0).sum()), rtol=1e-6)
+
+
+def test_of_many_pairs_a_minibatch_has_those_that_its_rows_are_near():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 2)).astype(np.float32)
+    pairs = Pairs(np.stack([np.arange(2000)] * 2, axis=1))
+    r, _ = minibatches.relations(x, x, pairs.rows)
+    assert r.nnz <= 128 * 3000
+    free, *_ = next(minibatches.anchored(Side(x), Side(x), pairs, 4, rng))
+    assert free.x.shape[1] - 2 == free.n_fixed == free.y.shape[1] - 2 <= 8 * 128
+    i, j = (np.array([np.flatnonzero((x == row).all(axis=1))[0] for row in z[:, :2]]) for z in (free.x, free.y))
+    places = [4.0 * 2**0.5 * r[k].toarray() for k in (i, j)]
+    np.testing.assert_allclose(cdist(free.x[:, 2:], free.y[:, 2:]), cdist(*places), rtol=1e-4, atol=1e-4)
 
 
 def test_a_known_pair_is_a_problem_of_its_own():

@@ -1,6 +1,7 @@
 """The networks: shapes, symmetries, what a new network is, that each can learn, how it is built and stored."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tolerances import FLOAT64
 from torch import nn
 
 import nsgf
-from nsgf import NSGF
+from nsgf import NSGF, NSGFPlusPlus
 from nsgf.networks import MLP, OnImages, TimePredictor, UNet, _resize, build, predictor
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
@@ -65,6 +66,7 @@ def test_an_image_of_one_channel_may_do_without_its_channel():
 def test_a_new_network_is_zero(sample_shape):
     net = small(sample_shape).double()
     assert not net(*images(net, 2)).any()
+    assert not MLP(5)(torch.randn(3, 5), torch.rand(3)).any()
 
 
 @pytest.mark.parametrize(
@@ -255,13 +257,23 @@ def test_a_network_is_built_of_a_seed_and_leaves_the_global_one(network):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Own(nn.Conv2d):
+    """A field of images that the package does not know."""
+
+    shapes = set()
+
+    def forward(self, x, t):
+        self.shapes.add(tuple(x.shape[1:]))
+        return super().forward(x)
+
+
 def test_a_module_is_copied_and_sees_the_images_that_rows_stand_for():
     net = small_unet()
     for given, shape in ((net, (64,)), (net, (1, 8, 8)), (OnImages(net, (1, 8, 8)), (64,))):
         made = build(given, shape)
         assert made is not given
         assert type(made) is type(given)
-    assert build(nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
+    assert build(Own(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
     assert predictor(net, (64,)).input_shape == predictor("unet", (1, 8, 8)).input_shape == (1, 8, 8)
     assert predictor("mlp", (64,), 3).input_shape == (64,)
 
@@ -281,14 +293,90 @@ def test_a_network_that_does_not_fit_the_samples_is_refused(network, shape, n_co
         build(network, shape, n_conditions)
 
 
-class Own(nn.Conv2d):
-    """A field of images that the package does not know."""
+class Rows(nn.Linear):
+    """A field of points in the plane, whose value is changed by a function."""
 
-    shapes = set()
+    def __init__(self, change=lambda v: v, n_in=3, n_out=2, **options):
+        super().__init__(n_in, n_out, **options)
+        self.change = change
 
     def forward(self, x, t):
-        self.shapes.add(tuple(x.shape[1:]))
-        return super().forward(x)
+        return self.change(super().forward(torch.cat([x, t[:, None]], dim=1)))
+
+
+class InPlace(Rows):
+    def forward(self, x, t):
+        return super().forward(x.mul_(2), t)
+
+
+class Nothing(nn.Module):
+    def forward(self, x, t):
+        return 0 * x
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Rows(n_out=1), r"network=Rows was called with x \(2, 2\).*returned torch.float32 of shape \(2, 1\)"),
+        (Rows(n_out=3), r"returned torch.float32 of shape \(2, 3\); a velocity has the shape of x"),
+        (Rows(n_in=9), "raised RuntimeError: mat1 and mat2"),
+        (Rows(dtype=torch.float64), r"weights of torch.float64; .*network.float\(\)"),
+        (Rows(torch.Tensor.double), "returned torch.float64"),
+        (Rows(lambda v: (v, v)), "returned tuple"),
+        (Rows(lambda v: v / 0), "must be finite"),
+        (Rows(torch.Tensor.detach), "have a gradient"),
+        (Rows(lambda v: {}[0]), "raised KeyError: 0"),
+        (InPlace(), "x stay as it was"),
+        (Rows().requires_grad_(False), "no parameter to be trained"),
+        (Nothing(), "network=Nothing has no parameter to be trained"),
+        (nn.Linear(2, 2), "raised TypeError: .*takes 2 positional arguments but 3 were given"),
+        (nn.LazyLinear(2), "layers of no size yet"),
+        (MLP(3), "network=MLP was called.*raised RuntimeError"),
+    ],
+)
+@pytest.mark.parametrize("leaf", [NSGF, NSGFPlusPlus])
+def test_a_module_that_is_no_field_of_the_samples_is_refused_before_the_pool(network, words, leaf, monkeypatch):
+    monkeypatch.setattr("nsgf.pool.fill", None)
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        leaf(network=network).fit(*samples(60))
+
+
+def test_a_module_that_takes_no_conditions_or_turns_images_is_refused():
+    with pytest.raises(ValueError, match=r"times \(2,\) and conditions \(2, 3\), and raised TypeError"):
+        build(Rows(), (2,), 3)
+    turned = Rows()
+    turned.forward = lambda x, t: x.permute(0, 2, 3, 1) * turned.weight[0, 0]
+    for net, shape in ((turned, (3, 4, 4)), (OnImages(turned, (3, 4, 4)), (48,))):
+        with pytest.raises(ValueError, match=r"x \(2, 3, 4, 4\).*returned torch.float32 of shape \(2, 4, 4, 3\)"):
+            build(net, shape)
+    assert build(MLP(48), (3, 4, 4))(torch.zeros(2, 48), torch.zeros(2)).shape == (2, 48)
+
+
+def test_trying_a_module_changes_neither_it_nor_the_random_numbers():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 2))
+    net.forward = functools.partial(lambda net, x, t: net[2](net[1](net[0](x))), net)
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    made = build(net, (2,))
+    assert all(torch.equal(weight, before[name]) for name, weight in made.state_dict().items())
+    assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert made.training
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (32, 32, 1), (8, 8, 4)])
+def test_channels_last_are_no_channels_of_a_unet(shape):
+    with pytest.raises(ValueError, match=r"channels last. Give X.transpose\(0, 3, 1, 2\)"):
+        build("unet", shape)
+    for other in ((3, 8, 8), (1, 4, 4), (8, 8), (3, 4, 4)):
+        assert build("unet", other).sample_shape == other
+
+
+@pytest.mark.slow
+@ignore_report
+def test_few_steps_on_wide_samples_stay_near_them():
+    x, y = np.random.default_rng(0).normal(size=(2, 50, 1000))
+    model = NSGF(**BARELY | {"max_iter": 100, "batch_size": 64}).fit(x, y + 1.0)
+    assert model.transform(x).std() < 2.0
 
 
 @ignore_report

@@ -166,3 +166,33 @@ def test_a_parameter_that_is_changed_to_what_it_cannot_be_is_refused_at_use():
         for use in (lambda model=model: model.transform(np.zeros((1, 2))), model.sample):
             with pytest.raises(ValueError, match="n_steps=.* must be an integer of at least 1"):
                 use()
+
+
+# %% Random states
+
+
+@pytest.mark.parametrize("state", [-1, 1.5, "1", True, [1, 2], np.bool_(True), np.random])
+@pytest.mark.parametrize("leaf", [NSGF, NSGFPlusPlus])
+def test_what_is_no_random_state_is_refused_before_any_work(state, leaf, flow):
+    for use in (lambda: leaf(random_state=state).fit(*samples(50)), lambda: flow.sample(2, random_state=state)):
+        with pytest.raises(ValueError, match=r"random_state=.* must be an integer of at least 0, a Generator"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 3,
+        lambda: np.int64(3),
+        lambda: np.random.default_rng(3),
+        lambda: np.random.RandomState(3),
+        lambda: np.random.SeedSequence(3),
+        lambda: np.random.PCG64(3),
+    ],
+)
+@ignore_report
+def test_random_states_of_every_form_fix_what_is_drawn(make, tmp_path):
+    first, again = (NSGF(**BARELY | {"random_state": make()}).fit(*samples(50)) for _ in range(2))
+    np.testing.assert_array_equal(first.sample(3), again.sample(3))
+    np.testing.assert_array_equal(first.sample(3, random_state=make()), again.sample(3, random_state=make()))
+    first.save(tmp_path / "m")

@@ -1,16 +1,22 @@
 """The border: samples become rows in units, rows go back to the form of the samples; what is refused is named."""
 
+import datetime
+
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
-from common import CENTRES
+from common import BARELY, CENTRES, ignore_report
 from hypothesis import given, strategies as st
+from scipy import sparse
 from strategies import cloud, seeds
 from tolerances import FLOAT32, rounding
 
 from nsgf import NSGF, spread
-from nsgf.samples import Frame, features, in_form_of, rows, shape_of, snapshots
+from nsgf.samples import Calendar, Frame, features, in_form_of, rows, same_shape, shape_of, snapshots
+
+MASKED = np.ma.masked_equal(CENTRES, 5.0)
 
 
 @given(seed=seeds, scale=st.floats(1e-6, 1e6), shift=st.floats(-1e8, 1e8))
@@ -56,6 +62,68 @@ def test_images_are_rows_and_come_back_as_images():
     assert (shape_of([[1.0, 2.0]]), in_form_of([[1.0, 2.0]], z, (3, 4)).shape) == ((2,), (2, 3, 4))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.ndarray.tolist,
+        lambda X: tuple(map(tuple, X)),
+        lambda X: X.astype(">f4"),
+        lambda X: X.astype(object),
+        lambda X: np.asfortranarray(X)[::-1][::-1],
+        lambda X: np.ma.array(X),
+        lambda X: X.astype(np.float16),
+        pd.DataFrame,
+        lambda X: pd.DataFrame(X).convert_dtypes(),
+        pl.DataFrame,
+        lambda X: torch.tensor(X, requires_grad=True),
+        lambda X: torch.tensor(X).bfloat16(),
+        lambda X: torch.tensor(X).half(),
+    ],
+)
+def test_samples_of_every_form_are_the_same_rows_and_floats_keep_their_dtype(form):
+    X = form(CENTRES)
+    z = rows(X, "X")
+    np.testing.assert_array_equal(z, CENTRES)
+    back, dtype = in_form_of(X, z, (2,)), getattr(X, "dtype", np.dtype(float))
+    assert back.dtype == (np.dtype(float) if dtype is np.dtype(object) else dtype)
+    assert not getattr(back, "requires_grad", False)
+    np.testing.assert_array_equal(np.asarray(back.float() if torch.is_tensor(back) else back), CENTRES)
+
+
+@ignore_report
+def test_low_precision_comes_back_in_low_precision():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    model = NSGF(**BARELY).fit(x, x + 1)
+    assert model.transform(x).dtype == model.trajectory(x).dtype == torch.bfloat16
+
+
+# %% Layout
+
+
+@ignore_report
+def test_images_in_another_layout_are_refused():
+    a = np.random.default_rng(0).random((40, 3, 4, 4))
+    last = a.transpose(0, 2, 3, 1)
+    for fitted in ((a, last), (last, a), ({0.0: a, 1.0: last},)):
+        with pytest.raises(ValueError, match=r"samples of shape .* but .* of .* give both in one layout"):
+            NSGF().fit(*fitted)
+    model = NSGF(**BARELY).fit(a, a[::-1])
+    for use in (model.transform, model.trajectory, model.score, lambda z: model.score(a, z)):
+        with pytest.raises(ValueError, match=r"samples of shape \(4, 4, 3\) but the target of the fit of \(3, 4, 4\)"):
+            use(last)
+    assert model.transform(a.reshape(40, 48)).shape == (40, 48)
+    assert model.transform(list(a)).shape == a.shape
+
+
+@pytest.mark.parametrize(("shape", "other"), [((48,), (3, 4, 4)), ((1, 8, 8), (8, 8)), ((1, 8, 8), (1, 1, 8, 8))])
+def test_rows_go_with_images_and_a_leading_one_is_no_matter(shape, other):
+    for pair in ((shape, other), (other, shape)):
+        same_shape(*pair, ("X_src", "X_tgt"))
+
+
+# %% Frames
+
+
 def test_the_columns_of_a_frame_are_kept_by_name():
     named = features(pd.DataFrame(CENTRES, columns=["a", "b"]))
     assert (named.n, named.names.tolist()) == (2, ["a", "b"])
@@ -73,12 +141,23 @@ def test_the_columns_of_a_frame_are_kept_by_name():
         (np.ones((1, 2)), np.ones((3, 2)), r"X_src.*1 sample"),
         (np.ones((3, 2)), np.ones((3, 3)), "X_src has 2 features but X_tgt has 3.*Encode"),
         (np.ones(3), np.ones((3, 2)), "X_src.*Reshape"),
+        (np.ones((3, 2)), [0, 1, 1], r"X_tgt.*Labels of it go to y_tgt(?!.*reshape)"),
+        ({0.0: CENTRES, 1.0: CENTRES}, CENTRES, "X_src is a dict of several samples.*give that alone"),
+        ([(0.0, CENTRES), (1.0, CENTRES)], CENTRES, "X_src is a list of several samples.*give that alone"),
+        (MASKED, CENTRES, "X_src has masked entries, 1 of them.* Fill them"),
+        (CENTRES, list(MASKED), "X_tgt has masked entries, 1 of them"),
+        (pd.DataFrame({"a": [1, None, 2], "b": [1, 2, 3]}).convert_dtypes(), CENTRES, "X_src.*NaN"),
+        (sparse.csr_array(CENTRES), CENTRES, "X_src.*toarray"),
+        (sparse.dok_matrix(CENTRES), CENTRES, "X_src: Sparse.*toarray"),
+        ((row for row in CENTRES), CENTRES, r"X_src is a generator.*list\(X_src\)"),
+        (CENTRES, CENTRES.astype("M8[D]"), "X_tgt: dates are no features. Give days"),
+        ([[10**400, 1]] * 3, CENTRES, "X_src: int too large"),
+        (CENTRES * 1j, CENTRES, "X_src: Complex"),
         (np.ones((3, 2)), np.ones((3, 2, 2)), "X_src has 2 features but X_tgt has 4.*Encode"),
         ([["a", "b"]] * 3, np.ones((3, 2)), "X_src.*string"),
         (np.ones((3, 2)), np.array([[{}, 1]] * 3, dtype=object), "X_tgt"),
         (None, None, "X_tgt"),
     ],
-    ids=["nan", "inf", "no-rows", "no-columns", "one-row", "widths", "1-D", "3-D", "text", "objects", "none"],
 )
 def test_a_bad_sample_is_named_before_any_work(X_src, X_tgt, words):
     with pytest.raises((ValueError, TypeError), match=rf"(?s){words}"):
@@ -92,11 +171,65 @@ def test_data_frames_with_other_columns_are_refused():
             NSGF().fit(*samples)
 
 
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+@ignore_report
+def test_columns_in_another_order_are_refused_wherever_samples_go_in(library):
+    frame = library({"a": CENTRES[:, 0], "b": CENTRES[:, 1]})
+    model, swapped = NSGF(**BARELY).fit(frame, frame), frame[["b", "a"]]
+    assert list(model.feature_names_in_) == ["a", "b"]
+    for use in (model.transform, model.trajectory, model.score):
+        with pytest.raises(ValueError, match="same order"):
+            use(swapped)
+    with pytest.raises(ValueError, match="another order of them"):
+        model.score(frame, swapped)
+
+
+# %% Times
+
+
 def test_snapshots_are_sorted_by_time():
     X = {2.0: CENTRES, -1: CENTRES + 1.0, "0.5": CENTRES + 2.0}
     for form in (X, list(X.items()), iter(X.items())):
-        times, xs, as_given = snapshots(form)
-        assert times == (-1.0, 0.5, 2.0)
+        calendar, times, xs, as_given = snapshots(form)
+        assert (calendar, times) == (Calendar(), (-1.0, 0.5, 2.0))
         for x, own, shift in zip(xs, as_given, (1.0, 2.0, 0.0), strict=True):
             np.testing.assert_array_equal(x, CENTRES + shift)
             np.testing.assert_array_equal(own, CENTRES + shift)
+
+
+DATES = [
+    [datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 2), np.datetime64("2024-01-04", "ns")],
+    list(pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-04"])),
+    list(pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-04"]).tz_localize("Europe/Berlin")),
+    [np.timedelta64(1, "h"), datetime.timedelta(hours=25), pd.Timedelta(hours=73)],
+    [datetime.date(1066, 1, 1), datetime.date(1066, 1, 2), datetime.date(1066, 1, 4)],
+    [1.7e9, np.float32(1.7e9) + 86400.0, np.int64(1_700_000_000) + 3 * 86400],
+]
+
+
+@pytest.mark.parametrize("times", DATES, ids=["dates", "pandas", "zone", "durations", "old", "numbers"])
+def test_times_of_every_kind_are_read_and_given_back(times):
+    calendar, numbers, _, as_given = snapshots(dict(zip(times[::-1], [CENTRES, CENTRES + 1, CENTRES + 2], strict=True)))
+    np.testing.assert_allclose(np.diff(numbers), [86400.0, 2 * 86400.0], rtol=1e-2 if calendar.kind == "number" else 0)
+    np.testing.assert_array_equal(as_given[0], CENTRES + 2)
+    again = Calendar.of(list(calendar.times(numbers)))
+    assert [again.number(t, "t") for t in calendar.times(numbers)] == list(numbers)
+    assert [calendar.number(t, "t") for t in times] == list(numbers)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ([0.0, datetime.date(2024, 1, 1)], "times of several kinds, date and number"),
+        ([pd.Timestamp("2024", tz="UTC"), pd.Timestamp("2025")], "several kinds, date and date with a time zone"),
+        ([pd.NaT, pd.Timestamp("2025")], "no numbers or dates: NaT"),
+        ([np.timedelta64(1, "M"), np.timedelta64(2, "M")], r"no numbers or dates: np.timedelta64\(1,'M'\)"),
+        ([True, 2.0], "no numbers or dates: True"),
+        ([float("nan"), 1.0], r"the times \[nan, 1.0\]; .* finite and all different"),
+        ([-1e308, 1e308], "finite and all different"),
+        ([datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)], "all different"),
+    ],
+)
+def test_times_that_are_none_or_mixed_are_refused(times, words):
+    with pytest.raises(ValueError, match=words):
+        snapshots([(t, CENTRES) for t in times])

@@ -1,10 +1,11 @@
 """The task of a fit: what is known, what is drawn, what is remembered, and what does not fit together."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from common import BARELY, ignore_report, labelled_sample, samples
 
-from nsgf import NSGF, NSGFPlusPlus, Numbers, Pairs
+from nsgf import NSGF, NSGFPlusPlus, Numbers, Pairs, Training
 from nsgf.task import Task
 
 X, Y = np.random.default_rng(0).normal(size=(2, 6, 2))
@@ -76,6 +77,11 @@ def test_tasks_that_differ_in_anything_have_other_fingerprints():
         ((X, Y), {"y_src": L}, "y_src was given without y_tgt"),
         ((None, Y), {"y_src": L, "y_tgt": L}, "source that is noise"),
         ((X, Y), {"y_src": list("aabbbb"), "y_tgt": L}, "y_tgt has labels that no row of y_src has: 'c'"),
+        (
+            (X, Y),
+            {"y_src": [None, *"aabbb"], "y_tgt": L},
+            r"that no row of y_src has: 'c'.*16.7% are unknown.*need 33.3%",
+        ),
         ((X, Y), {"y_src": list("aabbdd"), "y_tgt": L}, "y_src has labels that the model was not fitted with: 'd'"),
         ((X, Y), {"y_tgt": L[:3]}, "y_tgt has 3 rows but there are 6 samples"),
         ((X, Y), {"y_tgt": [None] * 6}, "no known label"),
@@ -83,6 +89,7 @@ def test_tasks_that_differ_in_anything_have_other_fingerprints():
         ((X, Y), {"y_tgt": np.full((6, 1), np.nan)}, "y_tgt contains NaN"),
         ((X, Y), {"pairs": [[0, 6]]}, "pairs names row 6 of X_tgt, which has 6 rows"),
         ((X, Y), {"pairs": [0, 1]}, r"pairs has shape \(2,\)"),
+        ((X, Y), {"pairs": [(0, 1), (2, 3), (0, 4)]}, r"pairs has row 0 of X_src with several rows of X_tgt, \[1, 4\]"),
         ((X, Y), {"pairs": [[0, 1]], "y_tgt": L}, "pairs go with samples"),
         ((None, Y), {"pairs": [[0, 1]]}, "pairs go with samples"),
         ((X,), {}, "X_tgt is missing"),
@@ -119,5 +126,71 @@ def test_times_out_of_range_are_refused(t0, t1):
     course = Task.course({0.0: X, 24.0: Y, 48.0: X})
     with pytest.raises(ValueError, match=f"t0={t0} and t1={t1} must rise within the times of the fit, 0 to 48"):
         course.span(t0, t1)
+    for bad in ("1", True, [1.0], b"1"):
+        with pytest.raises(ValueError, match="t1 is no time: "):
+            course.span(None, bad)
     assert course.span(None, 24) == (0.0, 0.5)
     assert course.frame.times == (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("middle", [5e-324, 1e-12, 0.3, 1 - 1e-16])
+def test_intervals_of_any_length_are_learnt_alike(middle):
+    course = Task.course({0.0: X, middle: Y, 1.0: X})
+    assert course.frame.times == (0.0, 0.5, 1.0)
+    assert (course.span(None, middle), course.span(middle, None)) == ((0.0, 0.5), (0.5, 1.0))
+    first, last = course.span(middle / 2 if middle > 1e-300 else None, (1 + middle) / 2)
+    assert (first, last) == pytest.approx((0.25 if middle > 1e-300 else 0.0, 0.75), abs=0.3 if middle > 0.9 else 1e-9)
+
+
+@ignore_report
+def test_a_course_of_dates_is_asked_by_date_also_from_a_file(tmp_path):
+    dates = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-05"])
+    model = NSGF(**BARELY).fit(dict(zip(dates, (X, Y, X), strict=True)))
+    model.save(tmp_path / "m")
+    loaded = NSGF.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.times_, dates.to_numpy())
+    half = model.transform(X, t0=dates[0], t1=np.datetime64("2024-01-03T12"))
+    np.testing.assert_array_equal(loaded.transform(X, t1=pd.Timestamp("2024-01-03 12:00")), half)
+    with pytest.raises(ValueError, match="t1=3.0 is a number, but the times of the fit are each a date"):
+        model.transform(X, t1=3.0)
+    with pytest.raises(ValueError, match="t1=2025-01-01.* must rise within the times of the fit, 2024-01-01"):
+        model.transform(X, t1=pd.Timestamp("2025-01-01"))
+
+
+# %% The field without conditions
+
+
+@pytest.mark.parametrize(
+    ("known", "y"),
+    [
+        ({"y_tgt": L}, L),
+        ({"y_src": L, "y_tgt": L}, L),
+        ({"y_src": L, "y_tgt": [None, *L[1:]]}, L),
+        ({"y_tgt": Numbers(Y[:, 0])}, X[:, :1]),
+    ],
+)
+@pytest.mark.parametrize("leaf", [NSGF, NSGFPlusPlus])
+@ignore_report
+def test_what_was_not_learnt_without_conditions_is_not_asked_for(known, y, leaf, tmp_path):
+    quick = BARELY | {"training": Training(condition_dropout=0.0)}
+    model = leaf(**quick).fit(X, Y, **known)
+    model.save(tmp_path / "m")
+    for m in (model, leaf.load(tmp_path / "m").set_params(training__condition_dropout=0.5)):
+        assert m.transform(X, y).shape == X.shape
+        for use in (m.transform, m.trajectory, m.score):
+            for asked in ({}, {"y": y, "guidance": 2.0}, {"y": y, "guidance": 0.0}):
+                with pytest.raises(ValueError, match=r"asks for the field without conditions.*Give y .*or fit with"):
+                    use(X, **asked)
+    if isinstance(y, list):
+        with pytest.raises(ValueError, match="y with unknown labels asks for"):
+            model.transform(X, [None, *y[1:]])
+
+
+@pytest.mark.parametrize(
+    ("known", "dropout"),
+    [({"y_tgt": L}, 0.01), ({"y_tgt": [None, *L[1:]]}, 0.0), ({"y_src": [None, *L[1:]], "y_tgt": L}, 0.0)],
+)
+@ignore_report
+def test_a_dropped_or_an_unknown_condition_is_enough_to_be_asked_without(known, dropout):
+    model = NSGF(**BARELY | {"training": Training(condition_dropout=dropout)}).fit(X, Y, **known)
+    assert np.isfinite(model.transform(X)).all()

@@ -86,7 +86,7 @@ def test_halves_have_no_row_in_common():
 def test_a_trial_has_what_a_model_needs(task):
     _, unseen, _ = held_out(task, 0.1, np.random.default_rng(0))
     stages = trials(unseen, task, np.random.default_rng(0))
-    assert [stage.span for stage in stages] == ([(0.0, 0.2), (0.2, 1.0)] if task.times else [(0.0, 1.0)])
+    assert [stage.span for stage in stages] == ([(0.0, 0.5), (0.5, 1.0)] if task.times else [(0.0, 1.0)])
     for stage in stages:
         assert stage.x.shape[1] == stage.y.shape[1] == len(stage.variance) == 2
         assert (stage.c is None) == (task.kinds is None)

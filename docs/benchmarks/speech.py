@@ -169,7 +169,7 @@ def procrustes(x, y, known):
 def particles(x, y, known):
     """Return x turned, and moved by the Sinkhorn flow that a fit with pairs learns from, without a network."""
     moved, n_steps, weight = procrustes(x, y, known), NSGF().n_steps, Pairs(as_pairs(known)).weight
-    places = [weight * x.shape[1] ** 0.5 * r for r in relations(moved, y, as_pairs(known))]
+    places = [weight * x.shape[1] ** 0.5 * r.toarray() for r in relations(moved, y, as_pairs(known))]
     free, d = np.setdiff1d(np.arange(len(x)), known), x.shape[1]
     lifted = [np.concatenate([z, r], axis=1)[free] for z, r in zip((moved, y), places, strict=True)]
     steps = flow_steps(*lifted, pick_blur("auto", moved, y), n_steps, 1.0, Sinkhorn(), n_fixed=len(known))
@@ -248,7 +248,7 @@ def measure(task, seed):
         moved[name], model = flow(source, y, known, encoder, seed, name == "flow")
         reports[name] = {key: float(value) for key, value in model.report_.items()}
     scores = {name: figures(ranks(z, y, unknown, unknown), len(unknown)) for name, z in moved.items()}
-    places = relations(moved["procrustes"], y, as_pairs(known))
+    places = [r.toarray() for r in relations(moved["procrustes"], y, as_pairs(known))]
     scores["nearest_place"] = figures(ranks(*places, unknown, unknown), len(unknown))
     scores["assigned_turned"] = assigned(moved["procrustes"][unknown], y[unknown])
     scores["assigned_places"] = assigned(*(r[unknown] for r in places))

@@ -25,7 +25,7 @@ from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
 from nsgf.learnt import Learnt
-from nsgf.samples import Snapshots
+from nsgf.samples import Snapshots, Time
 from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
@@ -65,7 +65,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     condition_shift_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "shift", None))
     condition_scale_ = Fitted[np.ndarray | None](lambda self: getattr(self._task.kinds, "scale", None))
     classes_ = Fitted[tuple[Any, ...] | None](lambda self: getattr(self._task.kinds, "labels", None))
-    times_ = Fitted[np.ndarray | None](lambda self: np.array(self._task.times) if self._task.times else None)
+    times_ = Fitted[np.ndarray | None](
+        lambda self: self._task.calendar.times(self._task.times) if self._task.times else None
+    )
     history_ = Fitted[dict[str, Any]](lambda self: self._learnt.history)
     report_ = Fitted[dict[str, Any]](lambda self: self._learnt.report)
     n_iter_ = Fitted[int](lambda self: self._learnt.n_iter)
@@ -91,8 +93,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         """Yield the positions of x (n, d), from the source to the target, in units; conditions c are (n, k)."""
 
     def _gone(self, n: int, ask: Ask) -> np.ndarray:
-        """Return which part of the way between the means is gone at each of the n positions of a path; a leaf that is not
-        to arrive at an even pace says otherwise."""
+        """Return which part of the way between the means is gone at each of the n positions of a path: an even pace."""
         return np.linspace(*ask.span, n)
 
     @property
@@ -117,13 +118,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         ----------
         X_src : array-like of shape (n, d) or (n, …), or None
             Source samples; None stands for Gaussian noise with the mean and standard deviation of each target feature.
-            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, without `X_tgt`: the field then
+            With `NSGF` also a time course, ``{t: X_t}`` or a list of ``(t, X_t)``, of numbers or dates: the field then
             carries each snapshot to the next.
         X_tgt : array-like of shape (m, d) or (m, …)
             Target samples: points, never labels. NumPy, CuPy or torch arrays, lists, pandas or polars frames. Images
             have shape (m, c, h, w) or (m, h, w), in any units.
         y_src, y_tgt : array-like of shape (n,) and (m,), or (n, k) and (m, k), `Labels` or `Numbers`, optional
-            Conditions of the samples. One dimension means labels, of any hashable kind: mass stays within a label.
+            Conditions of the samples. One dimension means labels: text, numbers or tuples. Mass stays within a label.
             −1 or None is unknown: such a row goes with the label of a partner in the plan without labels. Two
             dimensions, or `Numbers`, mean continuous conditions, which enter the cost. Without `y_src` any source
             sample may be asked for any condition.
@@ -162,12 +163,12 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self._claim(task)
         is_doubtful = diagnostics.look_at(task)
         rng, sampler = as_rng(self.random_state).spawn(2)
-        kept = task.kept(rng)
+        kept = task.kept(rng, parameters.habits(self).condition_dropout)
         seen, unseen, n = trials.held_out(task, parameters.habits(self).held_out, rng)
         learnt = self._learn(seen, rng)
         new = copy.copy(self)
         new.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)
-        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))
+        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
         if not is_doubtful:  # else the cause has been named
             diagnostics.warn(learnt.report)
         self.__dict__.update(vars(new))  # at once, whatever interrupts
@@ -183,7 +184,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return diagnostics.worst(figures)
 
     def transform(
-        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: Time | None = None, t1: Time | None = None
     ) -> Array:
         """Carry source samples to the target.
 
@@ -196,8 +197,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         guidance : float
             w in v_∅ + w (v_c − v_∅): 1 follows the field of the condition, 0 that without conditions, and more
             exaggerates the condition, at twice the evaluations.
-        t0, t1 : float, optional
-            Times of a time course: `X` lies at `t0` and is carried to `t1`; the first and the last by default.
+        t0, t1 : float, date or duration, optional
+            Times of a time course, numbers or dates as in the fit: `X` lies at `t0` and is carried to `t1`; the first
+            and the last by default.
 
         Returns
         -------
@@ -213,7 +215,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return self._in_form_of(X, self._task.frame.to_data(zs[-1], gone[-1]))
 
     def trajectory(
-        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
+        self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: Time | None = None, t1: Time | None = None
     ) -> Array:
         """Return the positions of source samples at the start and after every step, shape (k, n, d) or (k, n, …).
 
@@ -223,12 +225,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return self._in_form_of(X, np.stack([self._task.frame.to_data(z, s) for z, s in path]))
 
     def _path_of(
-        self, X: ArrayLike, y: Known, guidance: float, t0: float | None, t1: float | None
+        self, X: ArrayLike, y: Known, guidance: float, t0: Time | None, t1: Time | None
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the positions of source samples in units, and which part of their way the means have gone at each."""
         check_is_fitted(self)
         span = self._task.span(t0, t1)
         x = self._read(X, span[0])
+        self._task.check_guided(guidance)
         c = self._task.columns(y, len(x))
         return self._positions(x, c, Ask.of(guidance, c, span))
 
@@ -246,6 +249,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self._check()  # some may be changed after fit
         x = samples.rows(X, "X", 1)
         samples.check_features(self, X)
+        if len(self._task.codec.each) < 2:  # of a pair, the source has another space
+            samples.same_shape(samples.shape_of(X), self._task.frame.shape, ("X", "the target of the fit"))
         return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
     def _read_target(self, X_tgt: ArrayLike) -> np.ndarray:
@@ -253,6 +258,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         y, fitted = samples.rows(X_tgt, "X_tgt", 1), self._task
         samples.same_columns([fitted.features, X_tgt], "the samples of the fit and X_tgt")
         check_widths(y, np.empty((0, math.prod(fitted.frame.shape))), ("X_tgt", "the target of the fit"))
+        samples.same_shape(samples.shape_of(X_tgt), fitted.frame.shape, ("X_tgt", "the target of the fit"))
         return fitted.codec.encoded(y, -1)
 
     def sample(
@@ -280,6 +286,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         self._check()
         _checks.count("n", n)
         rng = self._sampler if random_state is None else as_rng(random_state)
+        self._task.check_guided(guidance)
         x, c = self._task.draw(int(n), y, rng)
         zs, gone = self._positions(x, c, Ask.of(guidance, c))
         made = self._task.codec.decoded(self._task.frame.to_data(zs[-1], gone[-1]))
@@ -322,9 +329,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         _io.write(path, arrays, {"class": type(self).__name__, "parameters": given} | values)
 
     @classmethod
-    def load(
-        cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None, encoder: Any = None
-    ) -> Self:
+    def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None, encoder: Any = None) -> Self:
         """Read a model that :meth:`save` wrote; it opens on any machine, whatever device it was fitted on.
 
         Parameters

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from nsgf import _checks, encoders, flow, matching, pool, trials
 from nsgf._arrays import pick_device
-from nsgf.estimators.parameters import habits
+from nsgf.estimators.parameters import check_random_state, habits
 from nsgf.field import Clock
 from nsgf.minibatches import Minibatches
 from nsgf.pool import Filled, Scheme
@@ -35,6 +35,7 @@ def check(model: Any, n_steps: object) -> None:
     """Raise on a parameter out of its range, of those that every flow with a pool has."""
     _checks.count("batch_size", model.batch_size, 2)
     _checks.count("n_batches", model.n_batches)
+    check_random_state(model.random_state)
     if not (model.training is None or isinstance(model.training, Training)):
         raise ValueError(f"training={model.training!r} must be an nsgf.Training, or None for its defaults.")
     flow.check_steps(n_steps, model.step_size)

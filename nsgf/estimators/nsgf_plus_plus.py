@@ -116,10 +116,10 @@ class NSGFPlusPlus(BaseFlow):
         return np.repeat([1, 2], self._steps)
 
     def predict_time(self, X: ArrayLike, y: Known = None) -> np.ndarray:
-        """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target rows lie that phase 1 has moved.
+        """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target rows lie after phase 1.
 
-        Phase 2 begins at ``predict_time(trajectory(X, y)[k], y)``, with k the steps of phase 1. The way of the mean, which
-        is gone by then, tells nothing.
+        Phase 2 begins at ``predict_time(trajectory(X, y)[k], y)``, with k the steps of phase 1. The way of the mean,
+        which is gone by then, tells nothing.
         """
         x = self._read(X, float(self._gone_first()[-1]))
         return _times(self._on_device("time_predictor_"), x, self._task.columns(y, len(x)))

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from sklearn.exceptions import NotFittedError
 from nsgf import _io, encoders
 from nsgf.training import Training
 
-RandomState = int | np.random.Generator | np.random.RandomState | None
+RandomState = int | np.random.Generator | np.random.RandomState | np.random.SeedSequence | np.random.BitGenerator | None
+_GENERATORS = tuple(kind for kind in get_args(RandomState) if kind is not int)
 _NOT_LEARNT = ("random_state", "verbose", "device")  # change nothing of what is learnt
 T = TypeVar("T")
 
@@ -39,8 +40,25 @@ class Fitted(Generic[T]):
         raise AttributeError(f"{self._name} is learnt by fit, and cannot be set.")
 
 
+def check_random_state(random_state: object) -> None:
+    """Raise on what is no random state."""
+    is_seed = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool) and random_state >= 0
+    if not (is_seed or isinstance(random_state, _GENERATORS)):
+        raise ValueError(
+            f"random_state={random_state!r} must be an integer of at least 0, a Generator of NumPy, or None for fresh "
+            "numbers in every call."
+        )
+
+
 def as_rng(random_state: RandomState) -> np.random.Generator:
-    """Return a Generator for an integer, a Generator, a RandomState or None; no global seed is touched."""
+    """Return a Generator for a random state; no global seed is touched.
+
+    Raises
+    ------
+    ValueError
+        On what is none.
+    """
+    check_random_state(random_state)
     if isinstance(random_state, np.random.RandomState):
         random_state = random_state.randint(2**31)
     return np.random.default_rng(random_state)
@@ -86,7 +104,7 @@ def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
 def unpacked(
     forms: Mapping[str, Any], arrays: Mapping[str, np.ndarray], network: torch.nn.Module | None, encoder: Any = None
 ) -> dict[str, Any]:
-    """Return the parameters of their JSON forms, with a network and an encoder in the place of those that were given."""
+    """Return the parameters of their JSON forms, with the network and encoder that are given in their place."""
     given = {k: v for k, v in (("network", network), ("encoder", encoder)) if v is not None}
     own = forms.get("network")
     if network is None and isinstance(own, dict) and "module" in own:
