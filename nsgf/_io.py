@@ -5,12 +5,17 @@ which it keeps as an attribute. Only classes that are :func:`storable` are made 
 """
 
 import contextlib
+import datetime
+import decimal
+import fractions
 import inspect
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -53,23 +58,33 @@ def pack(
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         arrays[name] = value
         return {"array": name}
-    if isinstance(value, np.ndarray):
-        return {"objects": value.tolist()}
     parts = _parts(value)
     if parts is not None:
-        return {_name(type(value)): {k: pack(f"{name}.{k}", v, arrays, default) for k, v in parts.items()}}
-    if isinstance(value, tuple | list):
-        return {
-            "tuple" if isinstance(value, tuple) else "list": [
-                pack(f"{name}.{i}", v, arrays, default) for i, v in enumerate(value)
-            ]
-        }
+        kind = "dict" if isinstance(value, dict) else _name(type(value))
+        return {kind: {k: pack(f"{name}.{k}", v, arrays, default) for k, v in parts.items()}}
+    if isinstance(value, tuple | list) or _is_column(value):
+        kind = next(kind for kind, (cls, _) in _SEQUENCES.items() if isinstance(value, cls))
+        return {kind: [pack(f"{name}.{i}", v, arrays, default) for i, v in enumerate(value)]}
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return {"moment": [value.dtype.str, int(value.astype(np.int64))]}
     if type(value).__module__.startswith("numpy.random"):
         return None  # a Generator has no JSON form
+    return _atom(name, value, default)
+
+
+def _is_column(value: object) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "OU"
+
+
+def _atom(name: str, value: object, default: Callable[[object], Any] | None) -> Any:
+    """Return the JSON form of a value without parts."""
     value = value.item() if isinstance(value, np.generic) else value
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(value, str | int | float | None):
+    if isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value)):
         return value
+    for kind, (cls, text, _) in _TEXTS.items():
+        if isinstance(value, cls):
+            return {kind: text(value)}
     if default is None:
         raise ValueError(
             f"{name}={value!r} cannot be saved: it has no JSON form. Give text, numbers, or a value of this library or "
@@ -81,7 +96,7 @@ def pack(
 def _parts(value: object) -> dict[str, Any] | None:
     """Return the arguments of a storable value, or the entries of a dictionary; None of anything else."""
     if isinstance(value, dict):
-        return value
+        return value if all(isinstance(k, str) for k in value) else None
     names = list(inspect.signature(type(value)).parameters) if _name(type(value)) in _STORABLE else ["?"]
     return {k: getattr(value, k) for k in names} if all(hasattr(value, k) for k in names) else None
 
@@ -93,13 +108,65 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     ((kind, held),) = packed.items()
     if kind == "array":
         return arrays[held]
-    if kind == "objects":
-        return np.array(held, dtype=object)
-    if kind in ("tuple", "list"):
-        return {"tuple": tuple, "list": list}[kind](unpack(v, arrays) for v in held)
+    if kind == "moment":
+        return _moment(*held)
+    if kind in _TEXTS:
+        return _TEXTS[kind][2](held)
+    if kind in _SEQUENCES:
+        return _SEQUENCES[kind][1](unpack(v, arrays) for v in held)
     if kind != "dict" and kind not in _STORABLE:
         raise ValueError(f"a value {kind!r} is not known here: import the module that defines it first")
     return _STORABLE.get(kind, dict)(**{k: unpack(v, arrays) for k, v in held.items()})
+
+
+def can_hold(value: object) -> bool:
+    """Whether a hashable value, such as a label, comes back from a file as one that is equal to it.
+
+    Text, numbers (complex, Decimal and Fraction too), bytes, UUIDs, dates and times, and tuples of them do.
+
+    Examples
+    --------
+    >>> can_hold((("a", 1), datetime.date(2024, 1, 1))), can_hold(frozenset("a"))
+    (True, False)
+    """
+    try:
+        again = unpack(json.loads(json.dumps(pack("value", value, {}), allow_nan=False)), {})
+        return bool(again == value and hash(again) == hash(value))
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        return False
+
+
+def _objects(values: Iterable[object]) -> np.ndarray:
+    """Return the values as an array of objects (n,), whatever they are."""
+    values = list(values)
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def _moment(dtype: str, n: int) -> Any:
+    """Return a date or a duration of NumPy."""
+    if np.dtype(dtype).kind not in "mM":
+        raise ValueError(f"{dtype!r} is no dtype of times")
+    return np.array(n, np.int64).view(dtype)[()]
+
+
+_SEQUENCES: dict[str, tuple[type, Callable[[Iterable[Any]], Any]]] = {
+    "tuple": (tuple, tuple),
+    "list": (list, list),
+    "objects": (np.ndarray, _objects),
+}
+_TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {  # what is text in a file
+    "float": (float, repr, float),  # one that is not finite
+    "complex": (complex, repr, complex),
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "datetime": (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),  # a date, too
+    "date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
+    "time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    "decimal": (decimal.Decimal, str, decimal.Decimal),
+    "fraction": (fractions.Fraction, str, fractions.Fraction),
+    "uuid": (uuid.UUID, str, uuid.UUID),
+}
 
 
 def below(prefix: str, entries: Mapping[str, T]) -> dict[str, T]:

@@ -1,11 +1,17 @@
 """Files: what comes back, files from strangers, writes that fail, and directories that belong to one run."""
 
+import datetime
+import decimal
+import enum
+import fractions
 import json
 import pickle
+import uuid
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
@@ -28,7 +34,7 @@ def there_and_back(value):
     """Return a value after its way through a file's JSON and arrays."""
     arrays = {}
     packed = _io.pack("value", value, arrays)
-    return _io.unpack(json.loads(json.dumps(packed)), arrays)
+    return _io.unpack(json.loads(json.dumps(packed, allow_nan=False)), arrays)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,54 @@ def test_a_value_comes_back_as_it_was(value):
     again = there_and_back(value)
     assert again == value
     assert type(again) is type(value)
+
+
+LABELS = [
+    ("a", 1),
+    (("a", 1), (2, ("b", (None, True)))),
+    datetime.date(2024, 2, 29),
+    datetime.datetime(2024, 2, 29, 12, 30, 0, 7),
+    datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
+    datetime.time(23, 59),
+    pd.Timestamp("2024-02-29 12:30"),
+    np.datetime64(1, "ns"),
+    np.datetime64("2024-02"),
+    np.timedelta64(5, "h"),
+    b"\x00\xff",
+    "\ud800\x00 ü",
+    float("inf"),
+    10**40,
+    1 + 2j,
+    decimal.Decimal("0.10"),
+    fractions.Fraction(1, 3),
+    uuid.UUID(int=7),
+]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=repr)
+def test_a_label_that_a_file_can_hold_comes_back_equal_and_hashable(label):
+    assert _io.can_hold(label)
+    again = there_and_back((label, label))
+    assert again == (label, label)
+    assert {label: "found"}[again[0]] == "found"
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    "label",
+    [Colour.RED, frozenset("a"), ("a", frozenset("b")), object(), pd.Timestamp(1), print, 10**5000, ["a"], {"a": 1}],
+    ids=lambda label: type(label).__name__,
+)
+def test_a_label_that_no_file_can_hold_is_known_as_one(label):
+    assert not _io.can_hold(label)
+
+
+def test_keys_that_are_no_text_are_refused_rather_than_changed():
+    with pytest.raises(ValueError, match="history=.*cannot be saved"):
+        _io.pack("history", {1: "a"}, {})
 
 
 def test_a_named_tuple_of_the_users_own_comes_back_as_a_tuple():
