@@ -4,23 +4,26 @@ A value (a solver, the habits of a training, what a fit has learnt) is stored as
 which it keeps as an attribute. Only classes that are :func:`storable` are made from a file.
 """
 
-import contextlib
 import datetime
 import decimal
 import fractions
+import hashlib
 import inspect
 import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from nsgf import _files
+from nsgf._files import Path_
+
 FORMAT = "nsgf-2"
-Path_ = str | os.PathLike[str]
 Kind = TypeVar("Kind", bound=type)
 T = TypeVar("T")
 
@@ -116,7 +119,50 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return _SEQUENCES[kind][1](unpack(v, arrays) for v in held)
     if kind != "dict" and kind not in _STORABLE:
         raise ValueError(f"a value {kind!r} is not known here: import the module that defines it first")
-    return _STORABLE.get(kind, dict)(**{k: unpack(v, arrays) for k, v in held.items()})
+    parts = {k: unpack(v, arrays) for k, v in held.items()}
+    return parts if kind == "dict" else _made(_STORABLE[kind], parts)
+
+
+def unpack_as(kind: type, packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return the value of a JSON form, or raise where it is of another class."""
+    value = unpack(packed, arrays)
+    if not isinstance(value, kind):
+        raise ValueError(f"a {type(value).__name__} stands where a {kind.__name__} should")
+    return value
+
+
+def _made(kind: type, arguments: dict[str, Any]) -> Any:
+    """Return a value of these arguments, or raise where one of this library is of another type or out of its range."""
+    if not kind.__module__.startswith("nsgf."):
+        return kind(**arguments)
+    hints = get_type_hints(kind if issubclass(kind, tuple) else kind.__init__)
+    for name, value in arguments.items():
+        if not _is(value, hints[name]):
+            raise ValueError(f"{kind.__name__} has {name}={value!r:.80}, which is no {hints[name]}")
+    made = kind(**arguments)
+    if callable(getattr(made, "check", None)):
+        made.check()
+    return made
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value read from a file is what an annotation says."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_is(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind in (dict, Sequence) or parts[1:] == (...,):
+        return isinstance(value, kind) and all(_is(v, parts[kind is dict]) for v in _held(value))
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
+    if hint in (bool, int, float):
+        return isinstance(value, int | hint)
+    return hint is Any or isinstance(value, kind or hint)
+
+
+def _held(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def can_hold(value: object) -> bool:
@@ -174,30 +220,22 @@ def below(prefix: str, entries: Mapping[str, T]) -> dict[str, T]:
     return {k.removeprefix(f"{prefix}."): v for k, v in entries.items() if k.startswith(f"{prefix}.")}
 
 
-def write(path: Path_, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def write(path: Path_, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and JSON-able `meta` to `path`, all or nothing: a full disk leaves what stood there before."""
     from safetensors.numpy import save
 
-    path = Path(path)
-    blob = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {FORMAT: json.dumps(meta)})
-    replace(path, blob)
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    text = json.dumps(meta, allow_nan=False)
+    _files.replace(path, save(arrays, {FORMAT: text, "sha256": _checksum(text, arrays)}))
 
 
-def replace(path: Path, blob: bytes) -> None:
-    """Make `blob` the content of a file in one move, once it is on the disk."""
-    new = path.with_name(f".{path.name}.new")  # one name, so that what a kill leaves is overwritten
-    try:
-        with open(new, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-        raise
+def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Return what tells the content of a file from any other."""
+    code = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        code.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        code.update(np.ascontiguousarray(array).data)
+    return code.hexdigest()
 
 
 def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -205,47 +243,60 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises
     ------
-    FileNotFoundError
-        Where there is no such file.
+    OSError
+        Where there is no such file (FileNotFoundError), it is none, or may not be read.
     ValueError
-        Where it is cut short, corrupt, or another program's.
+        Where it is cut short, damaged, changed, or of another program or version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    held: Mapping[str, str] = {}
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model at {os.fspath(path)!r}; write one with model.save(path).")
+    name = os.fspath(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            held = file.metadata() or {}
-            meta = json.loads(held[FORMAT])
-            if not isinstance(meta, dict):
-                raise ValueError("its description is no object")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except KeyError:
-        if "nsgf-1" in held:
-            raise ValueError(
-                f"{os.fspath(path)!r} was written by nsgf 0.1.0, whose estimators had other parameters: fit again, or "
-                "open it with that version."
-            ) from None
-        raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but not of an nsgf model.") from None
-    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        _files.check_regular(path)
+        blob = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no model at {name!r}; write one with model.save(path).") from None
+    except PermissionError as error:
+        raise PermissionError(error.errno, "this may not be read; ask its owner, or use chmod u+r", name) from None
+    try:
+        arrays, held = _parsed(blob)
+        meta = json.loads(held.get(FORMAT, "{}"))
+        is_whole = held.get("sha256") == _checksum(held.get(FORMAT, ""), arrays)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name!r} cannot be read as an nsgf model: {error}") from error
+    if FORMAT not in held:
+        raise ValueError(f"{name!r} {_origin(held)}")
+    if not is_whole or not isinstance(meta, dict):
         raise ValueError(
-            f"{os.fspath(path)!r} cannot be read as an nsgf model ({error}). It may be cut short, corrupt or "
-            "of another format: save the model again, or fetch the file again."
-        ) from error
+            f"{name!r} was changed after it was saved: its checksum is another. Fetch the file again, or save the "
+            "model again."
+        )
     return arrays, meta
 
 
-def claim(directory: Path_, key: str) -> None:
-    """Take a directory for the run of that key, or raise where another run's files are in it."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    path, owner = directory / "run.json", json.dumps({"key": key})
-    others = [file for file in directory.rglob("*") if file.is_file() and not file.name.startswith((".", "run.json"))]
-    if others and not (path.exists() and path.read_text() == owner):
+def _parsed(blob: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and the text entries of a safetensors file, or raise a ValueError that tells what it is."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not blob:
+        raise ValueError("it is empty, as after a save that was cut short. Save the model again.")
+    if not blob[8:9] == b"{":  # after the length of the header
+        raise ValueError("it is of another format. Give a file that model.save wrote.")
+    try:
+        arrays, header = load(blob), json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    except (SafetensorError, KeyError) as error:
         raise ValueError(
-            f"directory={os.fspath(directory)!r} holds other files, or the training of other data or parameters. "
-            "Choose another directory, or delete that one."
+            f"it is cut short or damaged ({error}). Fetch the file again, or save the model again."
+        ) from error
+    return arrays, header.get("__metadata__", {})
+
+
+def _origin(held: Mapping[str, str]) -> str:
+    """Say who wrote a safetensors file that is not of this version."""
+    if "nsgf-1" in held:
+        return (
+            "was written by nsgf 0.1.0, whose estimators had other parameters: fit again, or open it with that version."
         )
-    replace(path, owner.encode())
+    for name in held:
+        if name.startswith("nsgf-"):
+            return f"was written by a newer version of nsgf (its format is {name}, ours {FORMAT}): upgrade nsgf."
+    return "is a safetensors file, but not of an nsgf model. Give a file that model.save wrote."

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from nsgf import _io, matching, ode
+from nsgf import _checks, _io, matching, ode
 
 
 @_io.storable
@@ -29,6 +29,14 @@ class Clock(NamedTuple):
     n_steps: int
     length: float
     snapshots: tuple[float, ...] = (0.0, 1.0)
+
+    def check(self) -> None:
+        """Raise where a file holds the times of no field."""
+        _checks.count("n_steps", self.n_steps)
+        _checks.positive("length", self.length, "5.0")
+        _checks.rising("snapshots", self.snapshots)
+        if (self.snapshots[0], self.snapshots[-1]) != (0.0, 1.0):
+            raise ValueError(f"snapshots={self.snapshots} must go from 0 to 1.")
 
 
 class Field:

@@ -6,8 +6,9 @@ Times are (n,) and conditions (n, k).
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -285,6 +286,24 @@ def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
+
+
+def check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise where weights are not of the names, shapes and dtypes of a network's."""
+    wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in of.items()} for of in (net.state_dict(), weights))
+    for name in wanted.keys() | found.keys():
+        if wanted.get(name) != found.get(name):
+            raise ValueError(f"the weight {name!r} is {found.get(name)}, and the network has {wanted.get(name)}")
+
+
+def load_weights(net: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give a network the weights of a file, or raise where they are not finite, or those of another."""
+    weights = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    check_weights(net, weights)
+    net.load_state_dict(weights)
+    for name, weight in net.named_parameters():  # a buffer may be infinite, such as a mask
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"the weight {name!r} is not finite")
 
 
 def _is_alike(sees: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf import _io, conditions, minibatches, samples
+from nsgf import _checks, _io, conditions, minibatches, samples
 from nsgf._arrays import check_widths
 from nsgf.conditions import UNKNOWN, Classes, Conditions, Labels, Moments, Numbers, Pairs
 from nsgf.minibatches import Minibatches, Side
@@ -193,6 +193,20 @@ class Task:
         i = rng.choice(n, size=min(n, _REFERENCE_ROWS), replace=False)  # a course draws too: its seeds keep their bits
         target = Side(self.target.rows[:_REFERENCE_ROWS] if self.times else self.target.rows[i])
         return dataclasses.replace(self, target=target, pairs=None, snapshots=())
+
+    def check(self) -> None:
+        """Raise where a file holds a task that no fit keeps."""
+        d = len(self.frame.shift)
+        for side in (self.source, self.target):
+            side.check(d, self.kinds)
+        if self.target.x is None or self.features.n != d:
+            raise ValueError(f"the target must have rows, and the source {d} columns, not {self.features.n}.")
+        if self.times:
+            _checks.rising("times", self.times)
+        if self.pairs is not None or self.snapshots or (self.times and self.kinds):
+            raise ValueError("pairs and snapshots are not kept, and a time course has no conditions.")
+        if self.kinds is None and (self.source.known is not None or self.target.known is not None):
+            raise ValueError("there are conditions that are not described.")
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""

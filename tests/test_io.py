@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import nsgf
-from nsgf import NSGF, POT, Sinkhorn, Training, _io
+from nsgf import NSGF, POT, Sinkhorn, Training, _files, _io
 from nsgf.networks import MLP, OnImages, UNet
 
 
@@ -199,10 +199,15 @@ def test_a_write_that_fails_leaves_the_last_file_and_no_other(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+def claim(directory, key):
+    with _files.claimed(directory, key):
+        pass
+
+
 def test_a_directory_belongs_to_one_run(tmp_path):
-    _io.claim(tmp_path / "run", "one")
-    _io.claim(tmp_path / "run", "another")  # nothing has been written yet
+    claim(tmp_path / "run", "one")
+    claim(tmp_path / "run", "another")  # nothing has been written yet
     (tmp_path / "run" / "pool.npy").write_text("rows")
-    _io.claim(tmp_path / "run", "another")
+    claim(tmp_path / "run", "another")
     with pytest.raises(ValueError, match="holds other files, or the training of other data"):
-        _io.claim(tmp_path / "run", "one")
+        claim(tmp_path / "run", "one")

@@ -33,8 +33,10 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) ->
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        Where there is no such file, or it is cut short, corrupt, or of another program or version.
+    OSError
+        Where there is no such file (FileNotFoundError), or it may not be read.
+    ValueError
+        Where it is cut short, damaged, changed, or of another program or version.
 
     Examples
     --------
@@ -46,7 +48,9 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None) ->
     ...     type(nsgf.load(f"{directory}/model.safetensors")).__name__
     'NSGF'
     """
-    name, leaves = str(_io.read(path)[1].get("class")), _leaves(BaseFlow)
+    arrays, meta = _io.read(path)
+    name, leaves = str(meta.get("class")), _leaves(BaseFlow)
     if name not in leaves:
         raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(sorted(leaves))}.")
-    return leaves[name].load(path, network=network)
+    model: BaseFlow = leaves[name]._of_file(path, arrays, meta, network)  # noqa: SLF001  its own
+    return model
