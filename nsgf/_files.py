@@ -138,8 +138,7 @@ def claimed(directory: Path_, key: str) -> Iterator[None]:
             place(directory / "run.json")
             lock = held.enter_context(_alone(directory / ".lock", wait=False))
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            lock.flush()
+            os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             _take(directory, key)
         except BlockingIOError:
             owner = (directory / ".lock").read_text(errors="replace")

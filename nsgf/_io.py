@@ -27,12 +27,19 @@ FORMAT = "nsgf-2"
 Kind = TypeVar("Kind", bound=type)
 T = TypeVar("T")
 
-_STORABLE: dict[str, type] = {}  # classes by the names that files give them
+VALUES: dict[str, type] = {}  # classes by the names that files give them
+NETWORKS: dict[str, type] = {}  # those that take memory as their arguments say
 
 
 def storable(kind: Kind) -> Kind:
     """Let files hold values of this class, as its arguments."""
-    _STORABLE[_name(kind)] = kind
+    VALUES[_name(kind)] = kind
+    return kind
+
+
+def network(kind: Kind) -> Kind:
+    """Let files hold networks of this class, as its arguments."""
+    NETWORKS[_name(kind)] = kind
     return kind
 
 
@@ -100,12 +107,12 @@ def _parts(value: object) -> dict[str, Any] | None:
     """Return the arguments of a storable value, or the entries of a dictionary; None of anything else."""
     if isinstance(value, dict):
         return value if all(isinstance(k, str) for k in value) else None
-    names = list(inspect.signature(type(value)).parameters) if _name(type(value)) in _STORABLE else ["?"]
+    names = list(inspect.signature(type(value)).parameters) if _name(type(value)) in VALUES | NETWORKS else ["?"]
     return {k: getattr(value, k) for k in names} if all(hasattr(value, k) for k in names) else None
 
 
-def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Return the value of a JSON form that :func:`pack` made."""
+def unpack(packed: Any, arrays: Mapping[str, np.ndarray], known: Mapping[str, type] = VALUES) -> Any:
+    """Return the value of a JSON form that :func:`pack` made, of no other classes than those known."""
     if not isinstance(packed, dict):
         return packed
     ((kind, held),) = packed.items()
@@ -116,11 +123,11 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if kind in _TEXTS:
         return _TEXTS[kind][2](held)
     if kind in _SEQUENCES:
-        return _SEQUENCES[kind][1](unpack(v, arrays) for v in held)
-    if kind != "dict" and kind not in _STORABLE:
+        return _SEQUENCES[kind][1](unpack(v, arrays, known) for v in held)
+    if kind != "dict" and kind not in known:
         raise ValueError(f"a value {kind!r} is not known here: import the module that defines it first")
-    parts = {k: unpack(v, arrays) for k, v in held.items()}
-    return parts if kind == "dict" else _made(_STORABLE[kind], parts)
+    parts = {k: unpack(v, arrays, known) for k, v in held.items()}
+    return parts if kind == "dict" else _made(known[kind], parts)
 
 
 def unpack_as(kind: type, packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -226,10 +233,10 @@ def write(path: Path_, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(meta, allow_nan=False)
-    _files.replace(path, save(arrays, {FORMAT: text, "sha256": _checksum(text, arrays)}))
+    _files.replace(path, save(arrays, {FORMAT: text, "sha256": checksum(text, arrays)}))
 
 
-def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+def checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
     """Return what tells the content of a file from any other."""
     code = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
@@ -259,7 +266,7 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         arrays, held = _parsed(blob)
         meta = json.loads(held.get(FORMAT, "{}"))
-        is_whole = held.get("sha256") == _checksum(held.get(FORMAT, ""), arrays)
+        is_whole = held.get("sha256") == checksum(held.get(FORMAT, ""), arrays)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name!r} cannot be read as an nsgf model: {error}") from error
     if FORMAT not in held:

@@ -32,7 +32,7 @@ class TimeEmbedding(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-@_io.storable
+@_io.network
 class MLP(nn.Module):
     """The fully connected network of the paper: 3 hidden layers of 256 units by default, SiLU, time embedded.
 
@@ -65,7 +65,7 @@ class MLP(nn.Module):
         return self.layers(torch.cat([x, self.time(t), _conditions(c, x, self.n_conditions)], dim=1))
 
 
-@_io.storable
+@_io.network
 class OnImages(nn.Module):
     """A network of images as one of rows: (n, d) → (n, …) → (n, d).
 
@@ -94,7 +94,7 @@ class OnImages(nn.Module):
         return self.net(x.reshape(len(x), *self.sample_shape), t, *c).reshape(x.shape)
 
 
-@_io.storable
+@_io.network
 class UNet(nn.Module):
     """The U-shaped network of Dhariwal and Nichol for the velocity of images.
 

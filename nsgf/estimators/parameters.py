@@ -100,9 +100,9 @@ def _network(form: Any, arrays: Mapping[str, np.ndarray]) -> torch.nn.Module:
     if any(n > len(first) for n in _depths(form)):
         raise ValueError("its network is deeper than the file has weights")
     with torch.device("meta"):
-        sketch = _io.unpack_as(torch.nn.Module, form, arrays)
+        sketch = _io.unpack(form, {}, _io.NETWORKS)
         check_weights(sketch, {k: torch.from_numpy(v) for k, v in first.items()})
-    net: torch.nn.Module = _io.unpack(form, arrays)
+    net: torch.nn.Module = _io.unpack(form, {}, _io.NETWORKS)
     load_weights(net, first)
     return net
 
