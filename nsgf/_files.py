@@ -94,9 +94,15 @@ def _alone(path: Path, wait: bool = True) -> Iterator[IO[bytes]]:
     while True:
         with open(path, "ab+", opener=_open_here) as file:
             _lock(file, wait)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not moved meanwhile
+            if _is_at(path, file):  # and was not moved while we waited
                 yield file
                 return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _open_here(path: str, flags: int) -> int:
