@@ -69,11 +69,15 @@ def replace(path: Path_, blob: bytes) -> None:
                 _fill(draft, blob, file)
                 os.replace(new, file)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(new)
+                _unlink(new)
                 raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _fill(draft: IO[bytes], blob: bytes, file: Path) -> None:
@@ -143,6 +147,7 @@ def claimed(directory: Path_, key: str) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             place(directory / "run.json")
             lock = held.enter_context(_alone(directory / ".lock", wait=False))
+            held.callback(_unlink, directory / ".lock")  # while the lock is ours
             lock.truncate(0)
             os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             _take(directory, key)

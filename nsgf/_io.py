@@ -265,17 +265,12 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise PermissionError(error.errno, "this may not be read; ask its owner, or use chmod u+r", name) from None
     try:
         arrays, held = _parsed(blob)
-        meta = json.loads(held.get(FORMAT, "{}"))
-        is_whole = held.get("sha256") == checksum(held.get(FORMAT, ""), arrays)
+        _check_origin(held, arrays)
+        meta = json.loads(held[FORMAT])
+        if not isinstance(meta, dict):
+            raise ValueError("its description is no object.")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name!r} cannot be read as an nsgf model: {error}") from error
-    if FORMAT not in held:
-        raise ValueError(f"{name!r} {_origin(held)}")
-    if not is_whole or not isinstance(meta, dict):
-        raise ValueError(
-            f"{name!r} was changed after it was saved: its checksum is another. Fetch the file again, or save the "
-            "model again."
-        )
     return arrays, meta
 
 
@@ -297,13 +292,19 @@ def _parsed(blob: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, header.get("__metadata__", {})
 
 
-def _origin(held: Mapping[str, str]) -> str:
-    """Say who wrote a safetensors file that is not of this version."""
-    if "nsgf-1" in held:
-        return (
-            "was written by nsgf 0.1.0, whose estimators had other parameters: fit again, or open it with that version."
+def _check_origin(held: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise where the text entries of a file are another program's or version's, or tell that it was changed."""
+    newer = [name for name in held if name.startswith("nsgf-")]
+    if FORMAT in held:
+        if held.get("sha256") != checksum(held[FORMAT], arrays):
+            raise ValueError(
+                "it was changed after it was saved, or damaged. Fetch the file again, or save the model again."
+            )
+    elif "nsgf-1" in held:
+        raise ValueError(
+            "it was written by nsgf 0.1.0, whose estimators had other parameters: fit again, or open it with that one."
         )
-    for name in held:
-        if name.startswith("nsgf-"):
-            return f"was written by a newer version of nsgf (its format is {name}, ours {FORMAT}): upgrade nsgf."
-    return "is a safetensors file, but not of an nsgf model. Give a file that model.save wrote."
+    elif newer:
+        raise ValueError(f"it was written by a newer version of nsgf ({newer[0]}, not {FORMAT}): upgrade nsgf.")
+    else:
+        raise ValueError("it is a safetensors file, but not of an nsgf model. Give a file that model.save wrote.")

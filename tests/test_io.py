@@ -194,7 +194,8 @@ OTHERS = {
     "old": (save({}, {"nsgf-1": "{}"}), "written by nsgf 0.1.0.*fit again"),
     "new": (save({}, {"nsgf-3": "{}"}), "newer version of nsgf .*nsgf-3.*upgrade"),
     "changed": (save({}, {"nsgf-2": "{}", "sha256": "0"}), "changed after it was saved"),
-    "deep": (save({}, {"nsgf-2": "[" * 10**5}), "cannot be read as an nsgf model"),
+    "deep": (save({}, {"nsgf-2": "[" * 10**5, "sha256": _io.checksum("[" * 10**5, {})}), "recursion"),
+    "list": (save({}, {"nsgf-2": "[]", "sha256": _io.checksum("[]", {})}), "its description is no object"),
 }
 
 
@@ -459,6 +460,7 @@ def test_one_fit_at_a_time_works_in_a_directory_and_a_kill_sets_it_free(tmp_path
     with pytest.raises(KeyboardInterrupt), _files.claimed(tmp_path, "one"):
         raise KeyboardInterrupt
     claim(tmp_path, "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_fit_holds_its_directory_until_it_ends(tmp_path, monkeypatch):
