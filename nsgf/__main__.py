@@ -63,7 +63,7 @@ def _check_written(arguments: argparse.Namespace) -> None:
     """Raise where the file that a command writes cannot be written, or is one that it reads."""
     name = "model" if arguments.command == "fit" else "output"
     path = _files.place(getattr(arguments, name))
-    for other in set(arguments.read) - {name}:
+    for other in (file for file in arguments.read if file != name):
         if path.exists() and getattr(arguments, other).exists() and path.samefile(getattr(arguments, other)):
             raise ValueError(f"{name} {str(path)!r} is {other} too, and would be lost. Give another path.")
 
