@@ -1,11 +1,14 @@
 """The command line: ``python -m nsgf demo | fit | transform | sample``."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from nsgf import _files
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -19,9 +22,12 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
+        _check_written(arguments)
         arguments.run(arguments)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"nsgf {arguments.command}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130  # as shells have it
+    except Exception as error:
+        print(f"nsgf {arguments.command}:", *(str(error) or type(error).__name__).split(), file=sys.stderr)
         return 1
     return 0
 
@@ -35,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(run: Callable[[argparse.Namespace], None], name: str, about: str, *files: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, read=files)
         for file in files:
             command.add_argument(file, type=Path)
         return command
@@ -53,8 +59,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_written(arguments: argparse.Namespace) -> None:
+    """Raise where the file that a command writes cannot be written, or is one that it reads."""
+    name = "model" if arguments.command == "fit" else "output"
+    path = _files.place(getattr(arguments, name))
+    for other in (file for file in arguments.read if file != name):
+        if path.exists() and getattr(arguments, other).exists() and path.samefile(getattr(arguments, other)):
+            raise ValueError(f"{name} {str(path)!r} is {other} too, and would be lost. Give another path.")
+
+
 def _load(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
+    try:
+        _files.check_regular(path)
+        with open(path, "rb") as file:  # np.load leaves a broken archive open
+            array = np.load(file, allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        reason = "it is an archive of arrays"
+    except Exception as error:  # of NumPy, zipfile or the system
+        reason = "it is pickled, or text" if "pickle" in str(error) else str(error)
+    raise ValueError(f"{str(path)!r} cannot be read ({reason}). Give one array as a .npy file, that of numpy.save.")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array, all or nothing, under the very name; numpy.save would append .npy to another."""
+    blob = io.BytesIO()
+    np.save(blob, array)
+    _files.replace(path, blob.getvalue())
 
 
 def _fit(arguments: argparse.Namespace) -> None:
@@ -69,18 +100,23 @@ def _fit(arguments: argparse.Namespace) -> None:
 def _transform(arguments: argparse.Namespace) -> None:
     import nsgf
 
-    np.save(arguments.output, nsgf.load(arguments.model).transform(_load(arguments.source)))
+    _save(arguments.output, nsgf.load(arguments.model).transform(_load(arguments.source)))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
     import nsgf
 
-    np.save(arguments.output, nsgf.load(arguments.model).sample(arguments.n, random_state=arguments.seed))
+    _save(arguments.output, nsgf.load(arguments.model).sample(arguments.n, random_state=arguments.seed))
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
     from nsgf import demo
 
+    if arguments.output.suffix[1:] not in FigureCanvasBase.filetypes:
+        formats = ", ".join(sorted(FigureCanvasBase.filetypes))
+        raise ValueError(f"output {str(arguments.output)!r} has no known format. Let its name end in one of {formats}.")
     demo.run(arguments.output)
 
 

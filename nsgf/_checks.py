@@ -1,9 +1,14 @@
 """What is asked of a parameter, and how a caller is told."""
 
 import inspect
+import itertools
 import math
 import numbers
 import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 
 def positive(name: str, value: object, good: str) -> None:
@@ -22,6 +27,20 @@ def count(name: str, value: object, least: int = 1) -> None:
     """Raise unless the value is an integer of at least `least`."""
     if not (isinstance(value, numbers.Integral) and int(value) >= least):
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+
+
+def array(name: str, value: Any, shape: tuple[int | None, ...], kinds: str = "f") -> None:
+    """Raise unless the value is a finite array of that shape, None being any, and of those kinds of dtype."""
+    sizes = itertools.zip_longest(shape, value.shape, fillvalue=-1)
+    if not (all(n in (None, size) for n, size in sizes) and value.dtype.kind in kinds and np.isfinite(value).all()):
+        raise ValueError(f"{name} of shape {value.shape} and {value.dtype} must be finite, of shape {shape}.")
+
+
+def rising(name: str, values: Sequence[float]) -> None:
+    """Raise unless the values are two or more finite numbers, each above the one before."""
+    is_rising = all(a < b for a, b in itertools.pairwise((-math.inf, *values, math.inf)))
+    if len(values) < 2 or not is_rising:
+        raise ValueError(f"{name}={values!r} must be two or more finite numbers, each above the one before.")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

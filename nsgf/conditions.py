@@ -162,6 +162,14 @@ class Conditions(abc.ABC):
     def columns(self, codes: np.ndarray) -> np.ndarray:
         """Return what the network is given, float32 (n, n_columns), zero where a condition is unknown."""
 
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise where a file holds what conditions cannot be."""
+
+    @abc.abstractmethod
+    def check_codes(self, codes: np.ndarray, n: int) -> None:
+        """Raise where a file holds other codes than those of `n` rows."""
+
 
 @_io.storable
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +225,17 @@ class Classes(Conditions):
         """Return a 1 in the column of the label, float32 (n, n_columns)."""
         return (codes[:, None] == np.arange(len(self.labels))).astype(np.float32)
 
+    def check(self) -> None:
+        """Raise where a file holds labels that are not distinct and known."""
+        if not self.labels or len(set(self.labels)) < len(self.labels) or any(map(_is_unknown, self.labels)):
+            raise ValueError(f"labels={_listed(self.labels)} must be distinct, and none of them unknown.")
+
+    def check_codes(self, codes: np.ndarray, n: int) -> None:
+        """Raise where a file holds other codes than places of labels (n,), or −1."""
+        _checks.array("codes", codes, (n,), "i")
+        if not ((codes >= UNKNOWN) & (codes < len(self.labels))).all():
+            raise ValueError(f"codes={codes} must be places among {len(self.labels)} labels, or {UNKNOWN}.")
+
 
 @_io.storable
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -268,6 +287,18 @@ class Moments(Conditions):
     def columns(self, codes: np.ndarray) -> np.ndarray:
         """Return a 1 and the standardised conditions, float32 (n, n_columns)."""
         return np.concatenate([np.ones((len(codes), 1)), codes], axis=1).astype(np.float32)
+
+    def check(self) -> None:
+        """Raise where a file holds no moments."""
+        _checks.array("shift", self.shift, (None,))
+        _checks.array("scale", self.scale, self.shift.shape)
+        _checks.positive("weight", self.weight, "4.0")
+        if not len(self.shift) or not (self.scale > 0).all():
+            raise ValueError(f"scale={self.scale} must be positive.")
+
+    def check_codes(self, codes: np.ndarray, n: int) -> None:
+        """Raise where a file holds other codes than standardised conditions (n, k)."""
+        _checks.array("codes", codes, (n, len(self.shift)))
 
 
 def describe(y: Given, name: str) -> Conditions:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
-from nsgf import _io, matching, ode
+from nsgf import _checks, _io, matching, ode
 
 
 @_io.storable
@@ -60,6 +60,15 @@ class Clock(NamedTuple):
         length = snapshots[j + 1] - snapshots[j]
         part = np.interp((t - snapshots[j]) / length, np.linspace(0, 1, len(self.left)), self.left)
         return snapshots[j] + length * (1.0 - part)
+
+    def check(self) -> None:
+        """Raise where a file holds the times of no field."""
+        _checks.count("n_steps", self.n_steps)
+        _checks.positive("length", self.length, "5.0")
+        _checks.rising("snapshots", self.snapshots)
+        if (self.snapshots[0], self.snapshots[-1]) != (0.0, 1.0):
+            raise ValueError(f"snapshots={self.snapshots} must go from 0 to 1.")
+        _checks.array("left", np.array(self.left), (self.n_steps + 1,))
 
 
 class Field:

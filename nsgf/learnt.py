@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
-from nsgf import _io
+from nsgf import _checks, _io
 from nsgf.field import Clock
+from nsgf.networks import load_weights
+from nsgf.task import Task
 
 
 @_io.storable
@@ -45,6 +46,25 @@ class Learnt(NamedTuple):
     def with_weights(self, networks: dict[str, nn.Module], arrays: dict[str, np.ndarray]) -> "Learnt":
         """Return the same with these networks, their weights taken from :meth:`weights`."""
         for name, net in networks.items():
-            net.load_state_dict({k: torch.from_numpy(v) for k, v in _io.below(name, arrays).items()})
+            load_weights(net, _io.below(name, arrays))
             net.eval()
         return self._replace(networks=networks)
+
+    def check(self) -> None:
+        """Raise where a file holds what no fit learns; networks come after."""
+        _checks.positive("blur", self.blur, "0.3")
+        _checks.count("n_iter", self.n_iter, 0)
+        if self.networks or not (_are_figures(self.history) and _are_figures(self.report)):
+            raise ValueError("history and report must hold figures, and networks stand apart.")
+
+    def check_against(self, task: Task) -> None:
+        """Raise where it was learnt of another task."""
+        if self.clock.snapshots != task.frame.times:
+            raise ValueError(f"snapshots={self.clock.snapshots} are not the times of the task, {task.frame.times}.")
+
+
+def _are_figures(value: object) -> bool:
+    """Whether a value is numbers, arrays of them, or dictionaries and sequences of such."""
+    if isinstance(value, dict | list | tuple):
+        return all(map(_are_figures, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int | float | None) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")

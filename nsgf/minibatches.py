@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 from sklearn.neighbors import NearestNeighbors
 
-from nsgf import _io, datasets
+from nsgf import _checks, _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
 from nsgf.sinkhorn import pick_blur, sinkhorn_velocity
@@ -113,6 +113,20 @@ class Side(NamedTuple):
     def of_code(self, k: int) -> "Side":
         """Return the rows of that label."""
         return Side(self.rows[self.known == k])
+
+    def check(self, d: int | None = None, kinds: Conditions | None = None) -> None:
+        """Raise where a file holds no end of a transport, of d features and such conditions."""
+        if self.x is not None:
+            _checks.array("x", self.x, (None, d))
+            _checks.count("rows of x", len(self.x))
+        elif self.scale is None or self.known is not None:
+            raise ValueError("noise must have a scale, and no conditions.")
+        if self.scale is not None:
+            _checks.array("scale", self.scale, (d,))
+            if (self.scale < 0).any():
+                raise ValueError(f"scale={self.scale} must not be negative.")
+        if kinds is not None and self.known is not None:
+            kinds.check_codes(self.known, len(self.rows))
 
 
 def plain(source: Side, target: Side, n: int, rng: np.random.Generator) -> Minibatches:

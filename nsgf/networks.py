@@ -7,8 +7,9 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class TimeEmbedding(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-@_io.storable
+@_io.network
 class MLP(nn.Module):
     """The fully connected network of the paper: 3 hidden layers of 256 units by default, SiLU, time embedded.
 
@@ -68,7 +69,7 @@ class MLP(nn.Module):
         return self.layers(torch.cat([x, self.time(t), _conditions(c, x, self.n_conditions)], dim=1))
 
 
-@_io.storable
+@_io.network
 class OnImages(nn.Module):
     """A network of images as one of rows: (n, d) → (n, …) → (n, d).
 
@@ -97,7 +98,7 @@ class OnImages(nn.Module):
         return self.net(x.reshape(len(x), *self.sample_shape), t, *c).reshape(x.shape)
 
 
-@_io.storable
+@_io.network
 class UNet(nn.Module):
     """The U-shaped network of Dhariwal and Nichol for the velocity of images.
 
@@ -296,6 +297,24 @@ def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
+
+
+def check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise where weights are not of the names, shapes and dtypes of a network's."""
+    wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in of.items()} for of in (net.state_dict(), weights))
+    for name in wanted.keys() | found.keys():
+        if wanted.get(name) != found.get(name):
+            raise ValueError(f"the weight {name!r} is {found.get(name)}, and the network has {wanted.get(name)}")
+
+
+def load_weights(net: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give a network the weights of a file, or raise where they are not finite, or those of another."""
+    weights = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    check_weights(net, weights)
+    net.load_state_dict(weights)
+    for name, weight in net.named_parameters():  # a buffer may be infinite, such as a mask
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"the weight {name!r} is not finite")
 
 
 def _is_alike(sees: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from nsgf import _io
+from nsgf import _checks, _io
 from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
 from nsgf.sinkhorn import spread
 
@@ -73,6 +73,14 @@ class Frame(NamedTuple):
         """Return what lies in units of the spread, at part `s` of the way, in those of the data, float64."""
         return z.astype(np.float64) * self.scale + self.origin(s)
 
+    def check(self) -> None:
+        """Raise where a file holds no frame."""
+        for n in self.shape or (0,):
+            _checks.count("shape", n)
+        _checks.rising("times", self.times)
+        _checks.array("origins", self.origins, (len(self.times), None))
+        _checks.positive("scale", self.scale, "1.0")
+
 
 @_io.storable
 class Features(NamedTuple):
@@ -87,6 +95,12 @@ class Features(NamedTuple):
         if self.names is None:
             raise AttributeError("there are no feature names: the source was no data frame.")
         return self.names
+
+    def check(self) -> None:
+        """Raise where a file holds other names than one text a column."""
+        _checks.count("n", self.n)
+        if self.names is not None and (len(self.names) != self.n or not all(isinstance(k, str) for k in self.names)):
+            raise ValueError(f"names={self.names!r} must be one text for each of {self.n} columns.")
 
 
 def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:

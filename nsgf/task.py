@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf import _io, conditions, minibatches, samples
+from nsgf import _checks, _io, conditions, minibatches, samples
 from nsgf._arrays import check_widths
 from nsgf.conditions import UNKNOWN, Classes, Conditions, Labels, Moments, Numbers, Pairs
 from nsgf.encoders import Codec
@@ -255,6 +255,24 @@ class Task:
         """Return the task with the encoder as it was kept, or as it is given."""
         widths = self.features.n, math.prod(self.frame.shape)
         return dataclasses.replace(self, codec=self.codec.restored(encoder, widths, self.frame.origins))
+
+    def check(self) -> None:
+        """Raise where a file holds a task that no fit keeps."""
+        d = self.frame.origins.shape[1]
+        for side in (self.source, self.target):
+            side.check(d, self.kinds)
+        if self.target.x is None:
+            raise ValueError("the target must have rows.")
+        if not self.codec.each and {self.features.n, math.prod(self.frame.shape)} != {d}:
+            raise ValueError(f"samples of shape {self.frame.shape} from {self.features.n} columns are not of {d}.")
+        if self.times:
+            _checks.rising("times", self.times)
+        if self.frame.times != (tuple(_in_course(self.times, t) for t in self.times) if self.times else (0.0, 1.0)):
+            raise ValueError(f"the frame has other times, {self.frame.times}.")
+        if self.pairs is not None or self.snapshots or (self.times and self.kinds):
+            raise ValueError("pairs and snapshots are not kept, and a time course has no conditions.")
+        if self.kinds is None and (self.source.known is not None or self.target.known is not None):
+            raise ValueError("there are conditions that are not described.")
 
     def fingerprint(self) -> bytes:
         """Return what tells this task from another."""

@@ -35,8 +35,10 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None, en
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        Where there is no such file, or it is cut short, corrupt, or of another program or version.
+    OSError
+        Where there is no such file (FileNotFoundError), or it may not be read.
+    ValueError
+        Where it is cut short, damaged, changed, or of another program or version.
 
     Examples
     --------
@@ -48,7 +50,9 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None, en
     ...     type(nsgf.load(f"{directory}/model.safetensors")).__name__
     'NSGF'
     """
-    name, leaves = str(_io.read(path)[1].get("class")), _leaves(BaseFlow)
+    arrays, meta = _io.read(path)
+    name, leaves = str(meta.get("class")), _leaves(BaseFlow)
     if name not in leaves:
         raise ValueError(f"{os.fspath(path)!r} holds a {name}, which is none of {', '.join(sorted(leaves))}.")
-    return leaves[name].load(path, network=network, encoder=encoder)
+    model: BaseFlow = leaves[name]._of_file(path, arrays, meta, network, encoder)  # noqa: SLF001  its own
+    return model

@@ -5,6 +5,7 @@ Inside, data are centred and divided by their spread, so that every default is f
 """
 
 import abc
+import contextlib
 import copy
 import dataclasses
 import math
@@ -19,7 +20,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from nsgf import _checks, _io, diagnostics, samples, trials
+from nsgf import _checks, _files, _io, diagnostics, samples, trials
 from nsgf._arrays import Array, check_widths
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
@@ -30,6 +31,8 @@ from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
 from nsgf.trials import Trial
+
+_REMEMBERED: dict[str, type] = {"task": Task, "learnt": Learnt}  # beside the parameters
 
 
 class Ask(NamedTuple):
@@ -160,19 +163,23 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             task: Task = Task.course(X_src, *others, encoder=encoder)
         else:
             task = Task.of(cast(Any, X_src), X_tgt, *others, encoder=encoder)
-        self._claim(task)
-        is_doubtful = diagnostics.look_at(task)
-        rng, sampler = as_rng(self.random_state).spawn(2)
-        kept = task.kept(rng, parameters.habits(self).condition_dropout)
-        seen, unseen, n = trials.held_out(task, parameters.habits(self).held_out, rng)
-        learnt = self._learn(seen, rng)
-        new = copy.copy(self)
-        new.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)
-        learnt.report.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
+        with self._claimed(task):
+            is_doubtful = diagnostics.look_at(task)
+            new = self._fitted(task)
         if not is_doubtful:  # else the cause has been named
-            diagnostics.warn(learnt.report)
+            diagnostics.warn(new.report_)
         self.__dict__.update(vars(new))  # at once, whatever interrupts
         return self
+
+    def _fitted(self, task: Task) -> Self:
+        """Return a copy that is fitted to a task, with a report of the rows that it has not learnt from."""
+        habits, (rng, sampler) = parameters.habits(self), as_rng(self.random_state).spawn(2)
+        kept = task.kept(rng, habits.condition_dropout)
+        seen, unseen, n = trials.held_out(task, habits.held_out, rng)
+        new = copy.copy(self)
+        new.__dict__.update(_task=kept, _learnt=self._learn(seen, rng), _sampler=sampler)
+        new.report_.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
+        return new
 
     def _tried(self, stages: Sequence[Trial]) -> dict[str, float]:
         """Return how far what the model makes is from the target, at the worst stage."""
@@ -319,8 +326,16 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         ------
         ValueError
             Where a parameter has no JSON form, such as a solver that is a plain function.
+        OSError
+            Where the directory is missing or full, or the file is read-only, a directory or a device. What stood there
+            before stays whole.
+
+        Notes
+        -----
+        A symbolic link stays one, and the file behind it is written, with the mode that it has.
         """
         check_is_fitted(self)
+        _files.place(path)
         arrays = self._learnt.weights()
         given = {k: parameters.packed(k, v, arrays) for k, v in self.get_params(deep=False).items()}
         task = dataclasses.replace(self._task, codec=self._task.codec.kept())
@@ -343,22 +358,40 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            Where there is no such file, or it is cut short, corrupt, or of another class or program.
+        OSError
+            Where there is no such file (FileNotFoundError), or it may not be read.
+        ValueError
+            Where it is cut short, damaged, changed, or of another class, program or version.
         """
-        arrays, meta = _io.read(path)
+        return cls._of_file(path, *_io.read(path), network, encoder)
+
+    @classmethod
+    def _of_file(
+        cls,
+        path: "str | os.PathLike[str]",
+        arrays: dict[str, np.ndarray],
+        meta: dict[str, Any],
+        network: nn.Module | None,
+        encoder: Any,
+    ) -> Self:
+        """Return the model of what was read from a file."""
         if meta.get("class") != cls.__name__:
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
             with torch.random.fork_rng(devices=[]):
-                task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
+                task, learnt = (_io.unpack_as(kind, meta[k], arrays) for k, kind in _REMEMBERED.items())
+                learnt.check_against(task)
                 task = task.restored(encoder)
                 given = parameters.unpacked(meta["parameters"], arrays, network, encoder)
+                cls().set_params(**parameters.anywhere(given))._check()  # noqa: SLF001  its own
                 model = cls().set_params(**given)
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
                 sampler = as_rng(model.random_state).spawn(2)[1]
         except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
+            raise ValueError(
+                f"{os.fspath(path)!r} does not fit this version of nsgf; open it with the one that wrote it, or fit "
+                f"again: {error}"
+            ) from error
         except LookupError as error:
             raise ValueError(f"{os.fspath(path)!r} {error}") from None
         model.__dict__.update(_task=task, _learnt=learnt, _sampler=sampler)
@@ -379,12 +412,13 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             now["training"] = Training()
         return super().set_params(**given | parameters.with_fields(now, fields))
 
-    def _claim(self, task: Task) -> None:
-        """Raise where the network does not fit the task, or the directory is another run's."""
+    def _claimed(self, task: Task) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory; raise where the network does not fit the task, or the directory is another run's."""
         self._networks(task, seed=0)
         directory = parameters.habits(self).directory
-        if directory is not None:
-            _io.claim(directory, parameters.key_of(self, task.fingerprint()))
+        if directory is None:
+            return contextlib.nullcontext()
+        return _files.claimed(directory, parameters.key_of(self, task.fingerprint()))
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is something remembered."""

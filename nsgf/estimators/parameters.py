@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from nsgf import _io, encoders
+from nsgf.networks import check_weights, load_weights
 from nsgf.training import Training
 
 RandomState = int | np.random.Generator | np.random.RandomState | np.random.SeedSequence | np.random.BitGenerator | None
@@ -109,13 +110,40 @@ def unpacked(
     own = forms.get("network")
     if network is None and isinstance(own, dict) and "module" in own:
         raise LookupError(f"was fitted with a network of your own, {own['module']}: give it, load(path, network=…).")
+    if isinstance(own, dict) and network is None:
+        given["network"] = _network(own, arrays)
     found = {k: _io.unpack(form, arrays) for k, form in forms.items() if k not in given} | given
     if "encoder" in found and encoder is None:
         found["encoder"] = encoders.restored(found["encoder"])
-    first = {k: torch.from_numpy(v) for k, v in _io.below("first", arrays).items()}
-    if first and network is None:
-        found["network"].load_state_dict(first)
     return found
+
+
+def _network(form: Any, arrays: Mapping[str, np.ndarray]) -> torch.nn.Module:
+    """Return a network of this library with its first weights; no memory is taken for others than the file holds."""
+    first = _io.below("first", arrays)
+    if any(n > len(first) for n in _depths(form)):
+        raise ValueError("its network is deeper than the file has weights")
+    with torch.device("meta"):
+        sketch = _io.unpack(form, {}, _io.NETWORKS)
+        check_weights(sketch, {k: torch.from_numpy(v) for k, v in first.items()})
+    net: torch.nn.Module = _io.unpack(form, {}, _io.NETWORKS)
+    load_weights(net, first)
+    return net
+
+
+def _depths(form: Any) -> Iterator[int]:
+    """Yield all numbers of layers that the form of a network names."""
+    for name, held in form.items() if isinstance(form, dict) else ():
+        if isinstance(held, list):
+            yield len(held)
+        elif name in ("depth", "n_blocks"):
+            yield held
+        yield from _depths(held)
+
+
+def anywhere(given: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters that can be checked on a machine without the device of a fit."""
+    return given | {"device": "cpu"} if given.get("device") == "cuda" else given
 
 
 def habits(model: Any) -> Training:
