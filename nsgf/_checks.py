@@ -1,9 +1,12 @@
 """What is asked of a parameter, and how a caller is told."""
 
+import errno
 import inspect
 import math
 import numbers
 import warnings
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # errors of a full disk
 
 
 def positive(name: str, value: object, good: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nsgf import _io
+from nsgf import _io, _random
 
 __all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet", "build", "predictor"]
 
@@ -267,8 +267,7 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
             f"network='unet' takes images, but the samples are rows of {shape[0]} features: pass arrays of shape "
             "(n, c, h, w), or network=nsgf.networks.UNet(sample_shape=(c, h, w))."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _random.seeded(seed):
         if network == "unet":
             return UNet(shape, n_conditions=n_conditions)
         return MLP(math.prod(shape), n_conditions=n_conditions)
@@ -282,8 +281,7 @@ def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: 
     >>> predictor(UNet((1, 8, 8)), (64,)).input_shape
     (1, 8, 8)
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _random.seeded(seed):
         return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -18,6 +17,7 @@ from torch import nn
 
 from nsgf import _checks, _io, diagnostics, samples
 from nsgf._arrays import Array, check_widths
+from nsgf._random import Stream, seeded
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
@@ -50,7 +50,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     random_state: RandomState
     _task: Task
     _learnt: Learnt
-    _sampler: np.random.Generator  # of sample()
+    _sampler: Stream  # of sample()
 
     n_features_in_ = Fitted[int](lambda self: self._task.features.n)
     feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.columns)
@@ -147,11 +147,12 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         others = (y_src, y_tgt, pairs)
         task: Task = Task.course(X_src, *others) if X_tgt is None else Task.of(cast(Any, X_src), X_tgt, *others)
         self._claim(task)
-        rng, sampler = as_rng(self.random_state).spawn(2)
+        rng, sampler = parameters.rng_of(self).spawn(2)
         kept = task.kept(rng)
         learnt = self._learn(task, rng)
         diagnostics.warn(learnt.report)
-        self.__dict__.update(_task=kept, _learnt=learnt, _sampler=sampler)  # at once, whatever interrupts
+        stream = Stream(None if self.random_state is None else sampler)
+        self.__dict__.update(_task=kept, _learnt=learnt, _sampler=stream)  # at once, whatever interrupts
         return self
 
     def transform(
@@ -219,7 +220,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         n : int
             Number of samples.
         random_state : int or numpy Generator, optional
-            Fixes this call; by default every call continues the stream that the estimator's own `random_state` began.
+            Fixes this call. By default every call gives fresh samples, in all threads and processes. In the process
+            that fitted the model, they follow from its own `random_state`, call by call; a copy, a pickle, a model
+            from a file and a forked process begin a stream of their own, which nothing repeats.
         y : label, array-like of shape (n,) or (n, k), optional
             Conditions of the samples, or one for all. Left out, they are unknown, or those of the source rows drawn
             where the model was fitted with `y_src`.
@@ -233,7 +236,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         check_is_fitted(self)
         self._check()
         _checks.count("n", n)
-        rng = self._sampler if random_state is None else as_rng(random_state)
+        rng = self._sampler() if random_state is None else as_rng(random_state)
         x, c = self._task.draw(int(n), y, rng)
         *_, z = self._path(x, c, Ask.of(guidance, c))
         return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
@@ -296,16 +299,15 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if meta.get("class") != cls.__name__:
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
-            with torch.random.fork_rng(devices=[]):
+            with seeded(0):
                 model = cls().set_params(**parameters.unpacked(meta["parameters"], arrays, network))
                 task, learnt = (_io.unpack(meta[k], arrays) for k in ("task", "learnt"))
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
-                sampler = as_rng(model.random_state).spawn(2)[1]
         except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} does not fit this version of nsgf: {error}") from error
         except LookupError as error:
             raise ValueError(f"{os.fspath(path)!r} {error}") from None
-        model.__dict__.update(_task=task, _learnt=learnt, _sampler=sampler)
+        model.__dict__.update(_task=task, _learnt=learnt, _sampler=Stream())
         return model
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

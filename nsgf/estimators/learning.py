@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from nsgf import _checks, flow, matching, pool
 from nsgf._arrays import pick_device
 from nsgf.estimators.parameters import habits
 from nsgf.field import Clock
+from nsgf.minibatches import Endless
 from nsgf.pool import Filled, Scheme
 from nsgf.sinkhorn import pick_blur
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
@@ -49,7 +51,7 @@ def filled(
     start, training, scale = time.perf_counter(), habits(model), task.frame.scale
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
     blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
-    drawn = task.minibatches(model.batch_size, rng, blur, solve, training.condition_dropout)
+    drawn = Endless(partial(task.minibatches, model.batch_size, rng, blur, solve, training.condition_dropout))
     blur = pick_blur(blur, *_both_ends(next(drawn))) * scale  # drawn for the blur alone: seeds keep their bits
     if task.times:
         scheme = Scheme.course(blur / scale, n_steps, solve, device)
