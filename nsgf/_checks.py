@@ -1,5 +1,6 @@
 """What is asked of a parameter, and how a caller is told."""
 
+import errno
 import inspect
 import itertools
 import math
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # errors of a full disk
 
 
 def positive(name: str, value: object, good: str) -> None:

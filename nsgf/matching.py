@@ -6,7 +6,6 @@ over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16)
 18) and the times of points on them differ only in their ``draw``.
 """
 
-import errno
 import hashlib
 import itertools
 import json
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from nsgf import _checks, _io
+from nsgf import _checks, _io, _random
 from nsgf._arrays import to_torch
 from nsgf.training import Training
 
@@ -95,29 +94,30 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
     ValueError
         Where the checkpoint is damaged, or of another network.
     """
-    seed = int(rng.integers(2**31))
-    with torch.random.fork_rng():  # of a network's own dropout
-        torch.manual_seed(seed)
-        run = _Run(net, n_iter, training, checkpoint)
-        run.restore(rng)
-        try:
-            for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
-                if not run.goes_on(draw, rng, held_out):
-                    break
-        except KeyboardInterrupt:
-            if not (ends_early and run.n_done):
-                run.save(rng)
-                raise
-            message = f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps"
-            _checks.warn(f"{message}; the field learnt so far is kept.")
-        run.save(rng)
+    run = _Run(net, int(rng.integers(2**31)), n_iter, training, checkpoint)
+    run.restore(rng)
+    try:
+        for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
+            if not run.goes_on(draw, rng, held_out):
+                break
+    except KeyboardInterrupt:
+        run.rewind(rng)
+        if not (ends_early and run.n_done):
+            run.save(rng)
+            raise
+        message = f"Training stopped by Ctrl-C after {run.n_done} of {n_iter} steps"
+        _checks.warn(f"{message}; the field learnt so far is kept.")
+    run.save(rng)
     return run.result()
 
 
 class _Run:
     """A training under way: all that a checkpoint holds."""
 
-    def __init__(self, net: nn.Module, n_iter: int, training: Training, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, seed: int, n_iter: int, training: Training, checkpoint: Path | None = None
+    ) -> None:
+        self.seed = seed  # of a network's own dropout
         self.net, self.training, self.checkpoint, self.n_saved = net.train(), training, checkpoint, 0
         if training.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,7 +130,7 @@ class _Run:
         )
         self.average = swa_utils.AveragedModel(net, multi_avg_fn=self._mix)
         self.start, self.is_whole = _digest(net), True
-        self.before: tuple[int, Any, Tensor] = (-1, None, torch.empty(0))  # steps done, and states of the generators
+        self.before: tuple[int, Any, list[Tensor]] = (-1, None, [])  # steps done; then what a draw and a pass change
         self.losses: list[Tensor] = []
         self.validation: list[tuple[int, float]] = []
 
@@ -142,31 +142,40 @@ class _Run:
         """Take one more step, with what is due after it; return False instead where nothing more is to be gained."""
         if self.has_stalled():
             return False
-        self.before = self.n_done, rng.bit_generator.state, torch.get_rng_state()
+        self.before = self.n_done, rng.bit_generator.state, [z.clone() for z in self.net.buffers()]
         self.step(*draw(rng))
         every = self.training.validate_every
         if held_out and every and self.n_done % every == 0:
             self.validation.append((self.n_done, relative_error(self.average.module.eval(), held_out)))
+        self.is_whole = True
         if self.n_done % self.training.checkpoint_every == 0:
             self.save(rng)
         return True
 
+    def rewind(self, rng: np.random.Generator) -> None:
+        """Undo what a step that Ctrl-C cut short has drawn."""
+        done, state, buffers = self.before
+        if done == self.n_done:
+            rng.bit_generator.state = state
+            for now, then in zip(self.net.buffers(), buffers, strict=True):
+                now.copy_(then)
+
     def step(self, inputs: tuple[np.ndarray, ...], target: np.ndarray) -> None:
         """Take one step of the optimiser on a batch."""
         *tensors, wanted = (to_torch(z, self.device) for z in (*inputs, target))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bf16):
-            got = self.forward(*tensors)
-        loss = nn.functional.mse_loss(got.float(), wanted)
-        self.optimiser.zero_grad()
-        loss.backward()
+        with _random.seeded(self.seed + self.n_done, self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bf16):
+                got = self.forward(*tensors)
+            loss = nn.functional.mse_loss(got.float(), wanted)
+            self.optimiser.zero_grad()
+            loss.backward()
         if self.training.clip < math.inf:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.training.clip)
-        self.is_whole = False  # Ctrl-C can come anywhere
+        self.is_whole = False  # until the figure that is due is there too; Ctrl-C can come anywhere
         self.optimiser.step()
         self.schedule.step()
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
-        self.is_whole = True
 
     def _mix(self, means: Any, news: Any, _: Any) -> None:
         """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
@@ -193,7 +202,7 @@ class _Run:
         try:
             _io.write(self.checkpoint, *self._state(rng))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            if error.errno not in _checks.NO_ROOM:
                 raise
             message = f"no room for the checkpoint of step {self.n_done}; the one before is intact. Free some space, "
             message += "then call fit again: it goes on from there"
@@ -203,16 +212,14 @@ class _Run:
     def _state(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the arrays and the JSON of a checkpoint."""
         _, loss, validation = self.result()
-        done, *states = self.before  # a step that Ctrl-C cut short is to be drawn again
-        drawn, of_torch = states if done == self.n_done else (rng.bit_generator.state, torch.get_rng_state())
-        arrays = {"loss": loss, "validation": validation, "torch": of_torch.numpy()}
+        arrays = {"loss": loss, "validation": validation}
         for part in ("net", "average"):
             arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in moments.items()}
         return arrays, {
             "start": self.start,
-            "rng": json.loads(json.dumps(drawn, default=np.ndarray.tolist)),
+            "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
             "groups": self.optimiser.state_dict()["param_groups"],
             "schedule": self.schedule.state_dict(),
         }
@@ -240,7 +247,6 @@ class _Run:
         self.validation = [(int(k), float(figure)) for k, figure in arrays["validation"]]
         self.n_saved = self.n_done
         rng.bit_generator.state = meta["rng"]
-        torch.set_rng_state(tensors["torch"])
 
 
 def _digest(net: nn.Module) -> str:

@@ -12,7 +12,7 @@ transport: they make a problem of their own, as rows of unknown condition do.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,27 @@ class Problem(NamedTuple):
 
 
 Minibatches = Iterator[list[Problem]]
+
+
+class Endless(Minibatches):
+    """Minibatches that go on after Ctrl-C, which ends a generator.
+
+    Parameters
+    ----------
+    begin : callable
+        Returns minibatches without end.
+    """
+
+    def __init__(self, begin: Callable[[], Minibatches]) -> None:
+        self._begin, self._drawn = begin, begin()
+
+    def __next__(self) -> list[Problem]:
+        """Return the next minibatch."""
+        try:
+            return next(self._drawn)
+        except BaseException:
+            self._drawn = self._begin()
+            raise
 
 
 @_io.storable

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsgf import _io
+from nsgf import _io, _random
 
 __all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet", "build", "predictor"]
 
@@ -279,8 +279,7 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
             "and they look like images with channels last. Give X.transpose(0, 3, 1, 2), or where they are none, "
             f"network=nsgf.networks.UNet({shape})."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _random.seeded(seed):
         if network == "unet":
             return UNet(shape, n_conditions=n_conditions)
         return MLP(math.prod(shape), n_conditions=n_conditions)
@@ -294,8 +293,7 @@ def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: 
     >>> predictor(UNet((1, 8, 8)), (64,)).input_shape
     (1, 8, 8)
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _random.seeded(seed):
         return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
 
 
@@ -357,7 +355,7 @@ def _try_out(net: nn.Module, n_features: int, n_conditions: int) -> None:
     of = f" and conditions {(2, n_conditions)}" if n_conditions else ""
     words, kept = f"{name} was called with x {tuple(x.shape)}, times (2,){of}", x.clone()
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with _random.seeded(0), torch.enable_grad():
             v = net.cpu().eval()(x, t, *c)
     except Exception as error:
         raise ValueError(f"{words}, and raised {type(error).__name__}: {error}") from error

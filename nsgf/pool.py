@@ -6,6 +6,7 @@ full, and keeps some flows apart that no network is trained on.
 """
 
 import collections
+import io
 import itertools
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsgf import flow
+from nsgf import _checks, flow
 from nsgf._arrays import Array, on_device, to_numpy
 from nsgf.minibatches import Minibatches, Problem
 from nsgf.sinkhorn import Velocity, settle
@@ -78,12 +79,12 @@ class TrajectoryPool:
                 f"the pool takes {size:,} bytes, {size // capacity} a row, but pool_bytes leaves {max_bytes:,} for it. "
                 f"Lower n_batches to {max_bytes / size:.2f} of its value, or raise pool_bytes."
             )
-        arrays = {name: (shape, dtype) for name, shape in shapes.items()} | {"state": ((3,), np.dtype(np.float64))}
+        arrays = {name: (shape, dtype) for name, shape in shapes.items()} | {"state": ((4,), np.dtype(np.float64))}
         if directory is None:
             made = {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
         else:
             made = _mapped(Path(directory), arrays)
-        self._state = made.pop("state")  # rows added, error, whether any velocity did not converge
+        self._state = made.pop("state")  # rows added, error, whether any velocity did not converge, rows dropped
         self._rows = made
 
     @property
@@ -96,38 +97,47 @@ class TrajectoryPool:
         """Whether all velocities converged, as far as :meth:`certify` was told."""
         return not self._state[2]
 
+    @property
+    def n_added(self) -> int:
+        """Rows added so far, with those that others have replaced; 0 where none is left."""
+        return int(self._state[0]) if len(self) else 0
+
     def __len__(self) -> int:
-        return min(int(self._state[0]), len(self._rows["t"]))
+        return int(self._state[0] - self._state[3])
 
     def renew(self, t: "float | Array", x: Array, v: Array, c: Array | None = None) -> None:
         """Append the rows (t_i, x_i, v_i, c_i), in the place of the oldest once the pool is full.
 
         `t` may be one time for all.
         """
-        first = int(self._state[0])
-        block = np.arange(first, first + len(x)) % len(self._rows["t"])
+        first, capacity = int(self._state[0]), len(self._rows["t"])
+        end = first + len(x)
+        block = np.arange(first, end) % capacity
+        self._state[3] = max(self._state[3], end - capacity)  # first, so that rows half replaced do not count
         for name, values in (("t", t), ("x", x), ("v", v), ("c", c)):
             if name in self._rows:
                 self._rows[name][block] = to_numpy(values)
-        self._state[0] = first + len(x)  # last, so that rows cut short by a kill do not count
+        self._state[0] = end  # last, so that rows cut short by a kill do not count
 
     def keep(self, n: int) -> None:
-        """Forget all rows but the first `n`."""
-        self._state[0] = min(n, len(self))
+        """Forget all rows but the first `n` that were added."""
+        self._state[[0, 3]] = np.minimum(self._state[[0, 3]], n)
 
     def certify(self, error: float, converged: bool) -> None:
         """Take the certificate of velocities that were added into that of all."""
-        self._state[1:] = max(self.error, error), not (self.converged and converged)
+        self._state[1:3] = max(self.error, error), not (self.converged and converged)
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Return `size` rows drawn with replacement: t (size,), x (size, d), v (size, d), and c (size, k) if any."""
-        i = rng.integers(len(self), size=size)
+        i = (int(self._state[3]) + rng.integers(len(self), size=size)) % len(self._rows["t"])
         return tuple(z[i].astype(np.float32, copy=False) for z in self._rows.values())
 
     @property
     def rows(self) -> tuple[np.ndarray, ...]:
-        """All rows: t (len,), x (len, d), v (len, d), and c (len, k) if any."""
-        return tuple(z[: len(self)] for z in self._rows.values())
+        """All rows, by their places: t (len,), x (len, d), v (len, d), and c (len, k) if any."""
+        first, end = int(self._state[3]), int(self._state[0])
+        places = np.sort(np.arange(first, end) % len(self._rows["t"]))
+        return tuple(z[places] for z in self._rows.values())
 
 
 class Lines:
@@ -335,26 +345,35 @@ def fill(
     n, parts = sum(len(p.x) for p in first), K + (lines_rng is not None)  # of equal size
     budget = None if training.pool_bytes is None else training.pool_bytes // parts
     pool, lines = _pool_of(first[0], n_batches * K * n, training.path("pool"), budget and budget * K), None
-    done = len(pool) // (K * n)
+    done = pool.n_added // K  # particles
     if lines_rng is not None:
-        lines = Lines(_pool_of(first[0], n_batches * n, training.path("lines"), budget), lines_rng)
-        lines.go_on_from(done * n)
+        kept = _pool_of(first[0], n_batches * n, training.path("lines"), budget)
+        lines, done = Lines(kept, lines_rng), min(done, kept.n_added)
+        lines.go_on_from(done)
+    pool.keep(done * K)
 
-    def add(minibatches: Minibatches) -> Iterator[tuple[float, bool]]:
-        problems = map(scheme.moved, itertools.chain.from_iterable(minibatches))
-        return (_add(p, scheme, pool, lines) for p in flow.stacks(problems, scheme.solve))
+    def add(problems: Iterable[Problem]) -> Iterator[tuple[float, bool]]:
+        return (_add(p, scheme, pool, lines) for p in flow.stacks(map(scheme.moved, problems), scheme.solve))
 
     def refresh() -> None:
         if training.refill_every and next(calls) % training.refill_every == 0:
-            for certificate in add(itertools.islice(drawn, 1)):
+            for certificate in add(next(drawn)):
                 settle(*certificate, scheme.solve)
 
-    missing = itertools.chain([first], drawn)
-    next(itertools.islice(missing, done, done), None)  # what follows is drawn as if those were followed now
-    collections.deque(add(found for _, found in zip(progress(range(done, n_batches)), missing, strict=False)), 0)
+    minibatches = (found for _, found in zip(progress(range(n_batches)), itertools.chain([first], drawn), strict=False))
+    problems = itertools.chain.from_iterable(minibatches)
+    collections.deque(add(_after(done, problems)), 0)
     settle(pool.error, pool.converged, scheme.solve)
     calls, held_out = itertools.count(), [p for minibatch in apart for p in unpaired(minibatch)]
     return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in held_out], refresh)
+
+
+def _after(n: int, problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield what follows the problems of the first `n` particles, drawn as if those were followed now."""
+    for p in problems:
+        if n <= 0:
+            yield p
+        n -= len(p.x)
 
 
 def unpaired(minibatch: list[Problem]) -> list[Problem]:
@@ -371,7 +390,10 @@ def _pool_of(problem: Problem, capacity: int, directory: Path | None, max_bytes:
 
 
 def _add(problem: Problem, scheme: Scheme, pool: TrajectoryPool, lines: Lines | None) -> tuple[float, bool]:
-    """Follow a problem, or a stack of some, into the pools, in the place of the oldest; return the certificate."""
+    """Follow a problem, or a stack of some, into the pools, in the place of the oldest; return the certificate.
+
+    Rows count once those of the whole stack are there: one that is cut short is followed again, as the same stack.
+    """
     steps = scheme.follow(problem)
     if lines is not None:
         lines.add(*steps[0], problem.c, problem.n_fixed)
@@ -382,11 +404,10 @@ def _add(problem: Problem, scheme: Scheme, pool: TrajectoryPool, lines: Lines | 
         np.stack(z).reshape(K, -1, n, z[0].shape[-1]).swapaxes(0, 1)  # (problems, K, n, d)
         for z in zip(*((x, v) for (x, *_), v in found), strict=True)
     )
-    t = np.repeat([t for (_, t, *_), _ in found], n)
-    cs = [None] * len(xs) if problem.c is None else problem.c.reshape(len(xs), n, -1)
-    for x, v, c in zip(xs, vs, cs, strict=True):
-        tiled = None if c is None else np.tile(c, (K, 1))
-        pool.renew(t, x.reshape(K * n, -1), v.reshape(K * n, -1), tiled)
+    t = np.tile(np.repeat([t for (_, t, *_), _ in found], n), len(xs))
+    c = None if problem.c is None else np.repeat(problem.c.reshape(len(xs), 1, n, -1), K, axis=1)
+    x, v, c = (z if z is None else z.reshape(len(t), -1) for z in (xs, vs, c))
+    pool.renew(t, x, v, c)
     return certificate
 
 
@@ -399,30 +420,37 @@ def _mapped(directory: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype[A
             for name, file in files.items():
                 _reserve(file, *arrays[name])
         except OSError as error:
+            if error.errno not in _checks.NO_ROOM:
+                raise
             for file in directory.glob("*.npy*"):
                 file.unlink()
             size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
             message = f"no room for {size:,} bytes of the pool. Free some space, or lower n_batches"
             raise OSError(error.errno, message, os.fspath(directory)) from error
-    try:
-        mapped = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{os.fspath(directory)!r} holds a damaged pool ({error}). Delete that directory.") from error
-    for name, (shape, dtype) in arrays.items():
-        if (mapped[name].shape, mapped[name].dtype) != (shape, dtype):
-            raise ValueError(
-                f"{os.fspath(files[name])!r} holds {mapped[name].shape} {mapped[name].dtype}, not {shape} {dtype}: "
-                "the pool of another run. Choose another directory, or delete that one."
-            )
-    return mapped
+    for name, file in files.items():
+        header, size = _header(*arrays[name])
+        with open(file, "rb") as held:
+            if (held.read(len(header)), file.stat().st_size) != (header, size):
+                raise ValueError(
+                    f"{os.fspath(file)!r} is damaged, or of the pool of another run. Choose another directory, or "
+                    "delete that one."
+                )
+    return {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in files.items()}
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[bytes, int]:
+    """Return how the file of an array begins, and its size."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return header.getvalue(), header.tell() + math.prod(shape) * dtype.itemsize
 
 
 def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Make the file of an array of zeros, with its blocks where the system can give them at once."""
     new = path.with_suffix(".npy.new")
+    header, size = _header(shape, dtype)
     with open(new, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-        size = file.tell() + math.prod(shape) * dtype.itemsize
+        file.write(header)
         file.flush()
         getattr(os, "posix_fallocate", lambda fd, start, end: os.ftruncate(fd, end))(file.fileno(), 0, size)
     os.replace(new, path)

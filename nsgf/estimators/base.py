@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -22,6 +21,7 @@ from torch import nn
 
 from nsgf import _checks, _files, _io, diagnostics, samples, trials
 from nsgf._arrays import Array, check_widths
+from nsgf._random import Stream, seeded
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
@@ -57,7 +57,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     random_state: RandomState
     _task: Task
     _learnt: Learnt
-    _sampler: np.random.Generator  # of sample()
+    _sampler: Stream  # of sample()
 
     n_features_in_ = Fitted[int](lambda self: self._task.features.n)
     feature_names_in_ = Fitted[np.ndarray](lambda self: self._task.features.columns)
@@ -173,11 +173,12 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
 
     def _fitted(self, task: Task) -> Self:
         """Return a copy that is fitted to a task, with a report of the rows that it has not learnt from."""
-        habits, (rng, sampler) = parameters.habits(self), as_rng(self.random_state).spawn(2)
+        habits, (rng, sampler) = parameters.habits(self), parameters.rng_of(self).spawn(2)
+        stream = Stream(None if self.random_state is None else sampler)
         kept = task.kept(rng, habits.condition_dropout)
         seen, unseen, n = trials.held_out(task, habits.held_out, rng)
         new = copy.copy(self)
-        new.__dict__.update(_task=kept, _learnt=self._learn(seen, rng), _sampler=sampler)
+        new.__dict__.update(_task=kept, _learnt=self._learn(seen, rng), _sampler=stream)
         new.report_.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
         return new
 
@@ -278,7 +279,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         n : int
             Number of samples.
         random_state : int or numpy Generator, optional
-            Fixes this call; by default every call continues the stream that the estimator's own `random_state` began.
+            Fixes this call. By default every call gives fresh samples, in all threads and processes. In the process
+            that fitted the model, they follow from its own `random_state`, call by call; a copy, a pickle, a model
+            from a file and a forked process begin a stream of their own, which nothing repeats.
         y : label, array-like of shape (n,) or (n, k), optional
             Conditions of the samples, or one for all. Left out, they are unknown, or those of the source rows drawn
             where the model was fitted with `y_src`.
@@ -292,7 +295,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         check_is_fitted(self)
         self._check()
         _checks.count("n", n)
-        rng = self._sampler if random_state is None else as_rng(random_state)
+        rng = self._sampler() if random_state is None else as_rng(random_state)
         self._task.check_guided(guidance)
         x, c = self._task.draw(int(n), y, rng)
         zs, gone = self._positions(x, c, Ask.of(guidance, c))
@@ -378,7 +381,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if meta.get("class") != cls.__name__:
             raise ValueError(f"{os.fspath(path)!r} holds a {meta.get('class')}, not a {cls.__name__}.")
         try:
-            with torch.random.fork_rng(devices=[]):
+            with seeded(0):
                 task, learnt = (_io.unpack_as(kind, meta[k], arrays) for k, kind in _REMEMBERED.items())
                 learnt.check_against(task)
                 task = task.restored(encoder)
@@ -386,7 +389,6 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
                 cls().set_params(**parameters.anywhere(given))._check()  # noqa: SLF001  its own
                 model = cls().set_params(**given)
                 learnt = learnt.with_weights(model._networks(task, seed=0), arrays)  # noqa: SLF001  its own
-                sampler = as_rng(model.random_state).spawn(2)[1]
         except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} does not fit this version of nsgf; open it with the one that wrote it, or fit "
@@ -394,7 +396,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             ) from error
         except LookupError as error:
             raise ValueError(f"{os.fspath(path)!r} {error}") from None
-        model.__dict__.update(_task=task, _learnt=learnt, _sampler=sampler)
+        model.__dict__.update(_task=task, _learnt=learnt, _sampler=Stream())
         return model
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from nsgf import _checks, encoders, flow, matching, pool, trials
 from nsgf._arrays import pick_device
 from nsgf.estimators.parameters import check_random_state, habits
 from nsgf.field import Clock
-from nsgf.minibatches import Minibatches
+from nsgf.minibatches import Endless
 from nsgf.pool import Filled, Scheme
 from nsgf.sinkhorn import pick_blur
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
@@ -53,8 +54,8 @@ def filled(
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
     blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
 
-    def minibatches(task: Task) -> Minibatches:
-        return task.minibatches(model.batch_size, rng, blur, solve, training.condition_dropout)
+    def minibatches(task: Task) -> Endless:
+        return Endless(partial(task.minibatches, model.batch_size, rng, blur, solve, training.condition_dropout))
 
     drawn, apart = minibatches(task), [next(minibatches(half)) for half in trials.halves(task, rng)]
     blur = pick_blur(blur, *_both_ends(next(drawn))) * scale  # drawn for the blur alone: seeds keep their bits

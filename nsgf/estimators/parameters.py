@@ -5,13 +5,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 
-from nsgf import _io, encoders
+from nsgf import _io, _random, encoders
 from nsgf.networks import check_weights, load_weights
 from nsgf.training import Training
 
@@ -63,6 +64,14 @@ def as_rng(random_state: RandomState) -> np.random.Generator:
     if isinstance(random_state, np.random.RandomState):
         random_state = random_state.randint(2**31)
     return np.random.default_rng(random_state)
+
+
+def rng_of(model: Any) -> np.random.Generator:
+    """Return what a fit draws from: in a directory without a seed, what the first one there drew from."""
+    directory = habits(model).directory
+    if model.random_state is None and directory is not None:
+        return np.random.default_rng(_random.kept_seed(Path(directory)))
+    return as_rng(model.random_state)
 
 
 def fields_of(parameters: Mapping[str, object]) -> dict[str, Any]:
