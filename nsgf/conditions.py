@@ -28,8 +28,16 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows; without a shape, scikit-learn would make a list of single rows of them."""
+        return (len(self),)
+
     def __getitem__(self, i: Any) -> Any:
-        return dataclasses.replace(cast(Any, self), values=np.asarray(to_numpy(self.values))[i])
+        return dataclasses.replace(cast(Any, self), values=self._rows()[i])
+
+    def _rows(self) -> np.ndarray:
+        return np.asarray(to_numpy(self.values))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +56,9 @@ class Labels(_Rows):
     """
 
     values: "ArrayLike | Sequence[object]"
+
+    def _rows(self) -> np.ndarray:
+        return np.fromiter(cast(Any, to_numpy(self.values)), dtype=object)  # tuples stay labels, and 1 is not "1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

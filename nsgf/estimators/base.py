@@ -7,12 +7,13 @@ Inside, data are centred and divided by their spread, so that every default is f
 import abc
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -21,9 +22,9 @@ from nsgf._arrays import Array, check_widths
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
+from nsgf.estimators.score import Distance, distance_of
 from nsgf.learnt import Learnt
 from nsgf.samples import Snapshots
-from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
 
@@ -46,6 +47,16 @@ class Ask(NamedTuple):
 
 class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     """Contract of every flow estimator; not for direct use."""
+
+    # scikit-learn asks for no y by itself, since it means the target; and its Pipeline gives each score a sample_weight
+    # of None, which has to be known.
+    __metadata_request__transform: ClassVar = {"y": None}
+    __metadata_request__score: ClassVar = {"y": None, "sample_weight": None}
+
+    # Images have no names of features, and so stay arrays whatever set_output says.
+    get_feature_names_out = available_if(lambda self: not self.__sklearn_is_fitted__() or len(self.sample_shape_) == 1)(
+        OneToOneFeatureMixin.get_feature_names_out
+    )
 
     random_state: RandomState
     _task: Task
@@ -184,6 +195,34 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         *_, z = self._path_of(X, y, guidance, t0, t1)
         return samples.in_form_of(X, self._task.frame.to_data(z))
 
+    def fit_transform(self, X: ArrayLike, y: ArrayLike | None = None, *, guidance: float = 1.0, **known: Any) -> Array:
+        """Fit, and carry the source samples to the target: to their own conditions, where they have some.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n, d) and (m, d), or (n, …) and (m, …)
+            `X_src` and `X_tgt` of :meth:`fit`, by the names that scikit-learn has for them.
+        guidance : float
+            As in :meth:`transform`.
+        **known
+            `y_src`, `y_tgt` and `pairs` of :meth:`fit`.
+
+        Returns
+        -------
+        array of the shape of `X`
+
+        Raises
+        ------
+        ValueError
+            On noise and time courses, which are no rows to carry, and what :meth:`fit` refuses.
+        """
+        if X is None or (y is None and not hasattr(X, "shape")):
+            raise ValueError(
+                "fit_transform needs source and target samples, (X_src, X_tgt): noise and a time course are no rows to "
+                "carry. Call fit, and then sample or transform."
+            )
+        return self.fit(X, y, **known).transform(X, known.get("y_src"), guidance=guidance)
+
     def trajectory(
         self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: float | None = None, t1: float | None = None
     ) -> Array:
@@ -238,28 +277,67 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         *_, z = self._path(x, c, Ask.of(guidance, c))
         return self._task.frame.to_data(z).reshape(int(n), *self._task.frame.shape)
 
-    def score(self, X: ArrayLike, X_tgt: ArrayLike | None = None, *, y: Known = None, guidance: float = 1.0) -> float:
-        """Return −S_ε(transform(X), X_tgt): at most about zero, larger is better, in squared units of the data.
+    def score(
+        self,
+        X: ArrayLike,
+        X_tgt: ArrayLike | None = None,
+        *,
+        y: Known = None,
+        guidance: float = 1.0,
+        t0: float | None = None,
+        t1: float | None = None,
+        metric: "str | Distance" = "sinkhorn_divergence",
+    ) -> float:
+        """Return minus the distance of transform(X) to `X_tgt`: at most about zero, and larger is better.
+
+        Scores on the same rows can be compared, whatever the parameters of the estimators.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n, d) or (n, …)
             Source samples.
-        X_tgt : array-like of shape (m, d), optional
-            Target samples; by default up to 2048 of those that the estimator was fitted on.
-        y, guidance : optional
-            As in :meth:`transform`. Without `y`, a model with conditions carries by the field without them.
+        X_tgt : array-like of shape (m, d) or (m, …), optional
+            Target samples; by default up to 2048 of those that the estimator was fitted on, of a time course from its
+            last snapshot.
+        y, guidance, t0, t1 : optional
+            As in :meth:`transform`. All rows are compared at once, whatever their conditions.
+        metric : str or callable
+            ``"sinkhorn_divergence"``, in squared units of the data, with a blur of 0.05 of the spread of the target
+            samples that it compares with; ``"wasserstein"`` and ``"sliced_wasserstein"``, in units of the data;
+            ``"mmd"``, without a unit; ``"energy_distance"``, in the square root of the units: those of
+            :mod:`nsgf.metrics`. Or a function of two arrays, (n, d) and (m, d), whose value is small where they are
+            alike.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            On a metric that is not known, what :meth:`transform` refuses, target samples of other columns, or a `t1`
+            before the last snapshot without `X_tgt`.
         """
-        *_, z = self._path_of(X, y, guidance, None, None)
-        frame = self._task.frame
-        target = self._task.target.rows
+        distance = distance_of(metric)
+        path = self._path_of(X, y, guidance, t0, t1)
+        target = self._targets(X, X_tgt, t0, t1)
+        *_, z = path
+        return -float(distance(self._task.frame.to_data(z), target))
+
+    def _targets(self, X: ArrayLike, X_tgt: ArrayLike | None, t0: float | None, t1: float | None) -> np.ndarray:
+        """Return the samples that those carried from `X` are compared with, as rows in the units of the data."""
+        task = self._task
         if X_tgt is not None:
-            y = samples.rows(X_tgt, "X_tgt", 1)
-            samples.same_columns([self._task.features, X_tgt], "the samples of the fit and X_tgt")
-            check_widths(y, target, ("X_tgt", "the target of the fit"))
-            target = frame.to_unit(y)
-        carried, blur = frame.to_unit(frame.to_data(z)), self._learnt.blur / frame.scale
-        return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
+            rows = samples.rows(X_tgt, "X_tgt", 1)
+            samples.same_columns([task.features, X, X_tgt], "the samples of the fit, X and X_tgt")
+            check_widths(rows, task.target.rows, ("X_tgt", "the target of the fit"))
+            return rows
+        if task.span(t0, t1)[1] != 1.0:
+            raise ValueError(
+                f"t1={t1!r} needs target samples of that time, score(X, X_tgt, t1={t1!r}): only those of the last "
+                f"snapshot, at {task.times[-1]:g}, are kept."
+            )
+        return task.frame.to_data(task.target.rows)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one safetensors file: arrays and JSON, no code.
