@@ -144,3 +144,9 @@ def test_conditions_are_taken_apart_as_samples_are():
         assert {type(part) for part in parts} == {type(said)}
         assert getattr(parts[0], "weight", 2.0) == 2.0
         np.testing.assert_array_equal(np.concatenate([part.values for part in parts[::-1]]), said.values)
+
+
+def test_rows_of_labels_stay_what_they_were():
+    said = Labels([("a", 1), 1, "1", None])
+    assert said.shape == (4,)
+    assert list(said[np.array([2, 1, 0])].values) == ["1", 1, ("a", 1)]
