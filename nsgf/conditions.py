@@ -29,6 +29,11 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows; without a shape, scikit-learn would make a list of single rows of them."""
+        return (len(self),)
+
     def __getitem__(self, i: Any) -> Any:
         values = _as_array(self.values)
         if isinstance(values, list | tuple):  # an array of tuples would have two dimensions
@@ -54,6 +59,7 @@ class Labels(_Rows):
     """
 
     values: "ArrayLike | Sequence[object]"
+
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

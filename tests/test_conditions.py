@@ -245,3 +245,9 @@ def test_pairs_that_are_no_integers_are_refused(rows):
 def test_labels_that_are_tuples_are_taken_apart_as_tuples():
     labels = Labels([("a", 1), ("b", 2), ("a", 1)])
     assert describe(labels[np.array([0, 2])], "y") == Classes((("a", 1),))
+
+
+def test_rows_of_labels_stay_what_they_were():
+    said = Labels([("a", 1), 1, "1", None])
+    assert said.shape == (4,)
+    assert list(said[np.array([2, 1, 0])].values) == ["1", 1, ("a", 1)]

@@ -11,11 +11,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -25,9 +26,9 @@ from nsgf._random import Stream, seeded
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
 from nsgf.estimators.parameters import Fitted, RandomState, as_rng
+from nsgf.estimators.score import Distance, distance_of
 from nsgf.learnt import Learnt
 from nsgf.samples import Snapshots, Time
-from nsgf.sinkhorn import sinkhorn_divergence
 from nsgf.task import Known, Task
 from nsgf.training import Training
 from nsgf.trials import Trial
@@ -53,6 +54,16 @@ class Ask(NamedTuple):
 
 class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     """Contract of every flow estimator; not for direct use."""
+
+    # scikit-learn asks for no y by itself, since it means the target; and its Pipeline gives each score a sample_weight
+    # of None, which has to be known.
+    __metadata_request__transform: ClassVar = {"y": None}
+    __metadata_request__score: ClassVar = {"y": None, "sample_weight": None}
+
+    # Images have no names of features, and so stay arrays whatever set_output says.
+    get_feature_names_out = available_if(lambda self: not self.__sklearn_is_fitted__() or len(self.sample_shape_) == 1)(
+        OneToOneFeatureMixin.get_feature_names_out
+    )
 
     random_state: RandomState
     _task: Task
@@ -222,6 +233,34 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         zs, gone = self._path_of(X, y, guidance, t0, t1)
         return self._in_form_of(X, self._task.frame.to_data(zs[-1], gone[-1]))
 
+    def fit_transform(self, X: ArrayLike, y: ArrayLike | None = None, *, guidance: float = 1.0, **known: Any) -> Array:
+        """Fit, and carry the source samples to the target: to their own conditions, where they have some.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n, d) and (m, d), or (n, …) and (m, …)
+            `X_src` and `X_tgt` of :meth:`fit`, by the names that scikit-learn has for them.
+        guidance : float
+            As in :meth:`transform`.
+        **known
+            `y_src`, `y_tgt` and `pairs` of :meth:`fit`.
+
+        Returns
+        -------
+        array of the shape of `X`
+
+        Raises
+        ------
+        ValueError
+            On noise and time courses, which are no rows to carry, and what :meth:`fit` refuses.
+        """
+        if X is None or (y is None and not hasattr(X, "shape")):
+            raise ValueError(
+                "fit_transform needs source and target samples, (X_src, X_tgt): noise and a time course are no rows to "
+                "carry. Call fit, and then sample or transform."
+            )
+        return self.fit(X, y, **known).transform(X, known.get("y_src"), guidance=guidance)
+
     def trajectory(
         self, X: ArrayLike, y: Known = None, *, guidance: float = 1.0, t0: Time | None = None, t1: Time | None = None
     ) -> Array:
@@ -261,14 +300,6 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             samples.same_shape(samples.shape_of(X), self._task.frame.shape, ("X", "the target of the fit"))
         return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
-    def _read_target(self, X_tgt: ArrayLike) -> np.ndarray:
-        """Return samples of the target as points of the flow, in the units of the data."""
-        y, fitted = samples.rows(X_tgt, "X_tgt", 1), self._task
-        samples.same_columns([fitted.features, X_tgt], "the samples of the fit and X_tgt")
-        check_widths(y, np.empty((0, math.prod(fitted.frame.shape))), ("X_tgt", "the target of the fit"))
-        samples.same_shape(samples.shape_of(X_tgt), fitted.frame.shape, ("X_tgt", "the target of the fit"))
-        return fitted.codec.encoded(y, -1)
-
     def sample(
         self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
     ) -> np.ndarray:
@@ -302,25 +333,68 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         made = self._task.codec.decoded(self._task.frame.to_data(zs[-1], gone[-1]))
         return made.reshape(int(n), *self._task.frame.shape)
 
-    def score(self, X: ArrayLike, X_tgt: ArrayLike | None = None, *, y: Known = None, guidance: float = 1.0) -> float:
-        """Return −S_ε(transform(X), X_tgt): at most about zero, larger is better, in squared units of the data.
+    def score(
+        self,
+        X: ArrayLike,
+        X_tgt: ArrayLike | None = None,
+        *,
+        y: Known = None,
+        guidance: float = 1.0,
+        t0: Time | None = None,
+        t1: Time | None = None,
+        metric: "str | Distance" = "sinkhorn_divergence",
+    ) -> float:
+        """Return minus the distance of transform(X) to `X_tgt`: at most about zero, and larger is better.
+
+        Scores on the same rows can be compared, whatever the parameters of the estimators.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n, d) or (n, …)
             Source samples.
-        X_tgt : array-like of shape (m, d), optional
-            Target samples; by default up to 2048 of those that the estimator was fitted on.
-        y, guidance : optional
-            As in :meth:`transform`. Without `y`, a model with conditions carries by the field without them.
+        X_tgt : array-like of shape (m, d) or (m, …), optional
+            Target samples; by default up to 2048 of those that the estimator was fitted on, of a time course from its
+            last snapshot.
+        y, guidance, t0, t1 : optional
+            As in :meth:`transform`. All rows are compared at once, whatever their conditions.
+        metric : str or callable
+            ``"sinkhorn_divergence"``, in squared units of the data, with a blur of 0.05 of the spread of the target
+            samples that it compares with; ``"wasserstein"`` and ``"sliced_wasserstein"``, in units of the data;
+            ``"mmd"``, without a unit; ``"energy_distance"``, in the square root of the units: those of
+            :mod:`nsgf.metrics`. Or a function of two arrays, (n, d) and (m, d), whose value is small where they are
+            alike.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            On a metric that is not known, what :meth:`transform` refuses, target samples of other columns, or a `t1`
+            before the last snapshot without `X_tgt`.
         """
-        zs, gone = self._path_of(X, y, guidance, None, None)
-        frame = self._task.frame
-        target = self._task.target.rows
+        distance = distance_of(metric)
+        zs, gone = self._path_of(X, y, guidance, t0, t1)
+        target, made = self._targets(X, X_tgt, t0, t1), self._task.frame.to_data(zs[-1], gone[-1])
+        return -float(distance(self._task.codec.decoded(made), target))
+
+    def _targets(self, X: ArrayLike, X_tgt: ArrayLike | None, t0: Time | None, t1: Time | None) -> np.ndarray:
+        """Return the samples that those carried from `X` are compared with, as rows in the units of the data."""
+        task = self._task
         if X_tgt is not None:
-            target = frame.to_unit(self._read_target(X_tgt), 1.0)
-        carried, blur = frame.to_unit(frame.to_data(zs[-1], gone[-1]), 1.0), self._learnt.blur / frame.scale
-        return -sinkhorn_divergence(carried, target, blur=blur, solver=getattr(self, "solver", "auto")) * frame.scale**2
+            rows, shape = samples.rows(X_tgt, "X_tgt", 1), task.frame.shape
+            of_source = [] if len(task.codec.each) > 1 else [task.features, X]  # those of a pair are others
+            samples.same_columns([*of_source, X_tgt], "the samples of the fit, X and X_tgt")
+            check_widths(rows, np.empty((0, math.prod(shape))), ("X_tgt", "the target of the fit"))
+            samples.same_shape(samples.shape_of(X_tgt), shape, ("X_tgt", "the target of the fit"))
+            return rows
+        if task.span(t0, t1)[1] != 1.0:
+            raise ValueError(
+                f"t1={t1!r} needs target samples of that time, score(X, X_tgt, t1={t1!r}): only those of the last "
+                f"snapshot, at {task.calendar.shown(task.times[-1])}, are kept."
+            )
+        return task.codec.decoded(task.frame.to_data(task.target.rows))
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one safetensors file: arrays and JSON, no code.

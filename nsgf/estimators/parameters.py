@@ -1,5 +1,6 @@
 """Parameters and fitted attributes of estimators, as scikit-learn's users find them."""
 
+import collections
 import dataclasses
 import hashlib
 import inspect
@@ -75,24 +76,37 @@ def rng_of(model: Any) -> np.random.Generator:
 
 
 def fields_of(parameters: Mapping[str, object]) -> dict[str, Any]:
-    """Return the fields of the values among parameters, by names such as ``training__learning_rate``."""
-    values = {k: v for k, v in parameters.items() if dataclasses.is_dataclass(v) and not isinstance(v, type)}
-    return {f"{k}__{field.name}": getattr(v, field.name) for k, v in values.items() for field in dataclasses.fields(v)}
+    """Return the fields of the values and estimators among parameters, by names as ``training__learning_rate``."""
+    return {f"{k}__{field}": v for k, value in parameters.items() for field, v in _fields(value).items()}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a value, or the parameters of an estimator; none of a class."""
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        return dict(value.get_params())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {}
 
 
 def with_fields(parameters: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values among parameters in which fields are changed, by names as in :func:`fields_of`."""
-    changed: dict[str, Any] = {}
+    """Return the values among parameters in which fields are changed, by names as in :func:`fields_of`.
+
+    An estimator among them is changed itself, as scikit-learn does it.
+    """
+    known, changed = fields_of(parameters), collections.defaultdict[str, dict[str, object]](dict)
     for name, new in changes.items():
         owner, _, field = name.partition("__")
-        if name not in fields_of(parameters):
-            known = ", ".join(k for k in fields_of(parameters) if k.startswith(f"{owner}__"))
-            remedy = (
-                f"choose one of {known}" if known else f"{owner}={parameters.get(owner)!r} has no fields; set it first"
-            )
-            raise ValueError(f"Invalid parameter {name!r}: {remedy}.")
-        changed[owner] = dataclasses.replace(changed.get(owner, parameters[owner]), **{field: new})
-    return changed
+        if name not in known:
+            others = ", ".join(k for k in known if k.startswith(f"{owner}__"))
+            unset = f"{owner}={parameters.get(owner)!r} has no fields; set it first"
+            raise ValueError(f"Invalid parameter {name!r}: {f'choose one of {others}' if others else unset}.")
+        changed[owner][field] = new
+    return {owner: _changed(parameters[owner], fields) for owner, fields in changed.items()}
+
+
+def _changed(value: Any, fields: dict[str, object]) -> Any:
+    return value.set_params(**fields) if hasattr(value, "set_params") else dataclasses.replace(value, **fields)
 
 
 def packed(name: str, value: object, arrays: dict[str, np.ndarray]) -> Any:
