@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import Kernel, half_squares
+from nsgf.kernel import Kernel, extent, half_squares
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
@@ -38,7 +38,7 @@ _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
 _PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
-LEAST_UNIT = 0.1  # blurs: of a length below this, a fraction `tol` is more than a flow can use
+LEAST_UNIT = 0.1  # blurs, or extents: of a length below this, a fraction `tol` is more than a flow can use
 
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
 
@@ -61,9 +61,14 @@ def rms(z: Array) -> Array:
     return xp.sqrt(xp.mean(xp.vecdot(z, z), axis=-1))
 
 
-def rounding(size: float, dtype: Any) -> float:
-    """Return what the rounding of exponents up to `size`, and of their points, may do to T: in blurs."""
-    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + size**0.5)
+def rounding(size: float, length: float, dtype: Any) -> float:
+    """Return what the rounding of exponents up to `size`, and of points up to `length`, may do to T: in blurs."""
+    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + length)
+
+
+def least_unit(length: float) -> float:
+    """Return the length, in blurs, below which errors of T are no longer relative to T − `base`."""
+    return LEAST_UNIT * min(1.0, length or 1.0)
 
 
 def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
@@ -102,7 +107,8 @@ def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, m
 def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     """Return a potential h (…, m) near the solution: that of a subsample, extended by one softmin.
 
-    Subsamples are nested; on the coarsest, ε is lowered by steps.
+    Subsamples are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
+    potentials too large to be resolved.
     """
     xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
     if max(n, m) <= _SUBSAMPLE:
@@ -122,7 +128,7 @@ def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
     which no mixing foresees; from one ε to its half they move by a few.
     """
     h, n_iter = kernel.xp.zeros_like(kernel.half_y), 0
-    eps = 4.0 * max(float(kernel.half_x.max()), float(kernel.half_y.max()))
+    eps = 4.0 * extent(kernel.x, kernel.y)
     while eps > 1.0 and n_iter < max_iter:
         scaled = Kernel(kernel.x / eps**0.5, kernel.y / eps**0.5, kernel.a, kernel.b)
         h = h / eps
@@ -248,10 +254,14 @@ class _Certificate:
         n, d = kernel.x.shape[-2:]
         self._every = max(1, n // max(64, min(512, _PROBE // d)))
         self._base = None if base is None else base[..., :: self._every, :]
-        size = max(float(kernel.half_x.max()), float(kernel.half_y.max()))
-        self._rounding = rounding(size, kernel.x.dtype)
-        self._least = LEAST_UNIT if base is not None else max(LEAST_UNIT, 3.0 * self._rounding / tol)
+        self._least = least_unit(kernel.length)
+        if base is None:
+            self._least = max(self._least, 3.0 * self._rounding / tol)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
+
+    @property
+    def _rounding(self) -> float:
+        return rounding(self._kernel.size, self._kernel.length, self._kernel.x.dtype)
 
     def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
         """Whether iterate k is within the tolerance, or nothing more is to be gained."""

@@ -21,8 +21,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
-from nsgf.fixed_point import LEAST_UNIT, rms
-from nsgf.kernel import Kernel, barycentric_map, half_squares, is_dense, neighbours
+from nsgf.fixed_point import least_unit, rms
+from nsgf.kernel import Kernel, barycentric_map, cost, extent, is_dense, is_wide, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
@@ -201,20 +201,6 @@ class _Called(Solver):
         return self.call(x, y, eps, a, b, init=init)
 
 
-def cost(x: Array, y: Array) -> Array:
-    """Return C(x, y) = ½|x − y|² between all rows, shape (n, m).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> cost(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
-    array([[12.5]])
-    """
-    xp = namespace(x, y)
-    squares = 0.5 * xp.sum(x * x, axis=1)[:, None] + 0.5 * xp.sum(y * y, axis=1)[None, :]
-    return xp.clip(squares - x @ y.T, 0.0, None)  # (n, m)
-
-
 def log(w: Array) -> Array:
     """Return log w, −∞ at weights of zero and without the warning."""
     xp = namespace(w)
@@ -272,7 +258,7 @@ class POT(Solver):
         """Return the potentials of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`."""
         if self.method == "auto":
             return self._auto(x, y, eps, a, b, init)
-        M, log_a, log_b = cost(x, y) / eps, log(a), log(b)  # (n, m), (n,), (m,)
+        M, log_a, log_b = cost(x / math.sqrt(eps), y / math.sqrt(eps)), log(a), log(b)  # (n, m), (n,), (m,)
         n_iter, log_v = self._scalings(M, a, b, None if init is None else init.g / eps + log_b)
         return _certified(M, log_a, log_b, log_v, eps, n_iter, self.tol)
 
@@ -384,10 +370,12 @@ class Sinkhorn(Solver):
     def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
 
-        That is root-mean-square over the particles, relative to the difference, and to be within `tol`.
+        That is root-mean-square over the particles, relative to the difference or, where that is smaller, to a tenth of
+        the blur (of the extent of the clouds, where the blur is larger), and to be within `tol`.
         """
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
-        least = LEAST_UNIT * math.sqrt(eps)
+        blur = math.sqrt(eps)
+        least = blur * least_unit(extent(pair.x, pair.y) ** 0.5 / blur)
 
         def size(v: Array) -> Array:
             return rms(v[..., rows, :])  # (…)
@@ -405,9 +393,9 @@ class Sinkhorn(Solver):
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
             cross = again.after(cross)
         T_error, (f, g) = cross.T_error + own.T_error, (cross.potentials, own.potentials)
-        relative = float(xp.max(T_error / xp.where(size(v) > 0, size(v), least)))
+        relative = float(xp.max(T_error / xp.clip(size(v), least, None)))
         error = max(f.error, g.error, relative if math.isfinite(relative) else math.inf)
-        return Difference(v, f, g, error, f.converged and g.converged and bool((T_error <= allowed(1.0, v)).all()))
+        return Difference(v, f, g, error, f.converged and g.converged and relative <= self.tol)
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
@@ -456,11 +444,13 @@ def self_potentials(
 def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
     """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
-    base = xs.rows(base / math.sqrt(eps))
+    base, wide = xs.rows(base / math.sqrt(eps)), is_wide(xs.x, ys.x)
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
-        h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
+        if h is None:
+            h = 0.0 * clouds[1][..., 0] if wide else fixed_point.start(*clouds)
+        h = namespace(h).astype(h, dtype, copy=False)
         return fixed_point.solve_cross(Kernel(*clouds, drop=_DROP * solver.tol), h, base, solver.tol, max_iter)
 
     h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
@@ -533,11 +523,11 @@ def _precisely(
 ) -> tuple[fixed_point.Solution, str]:
     """Solve in float32 where its rounding is well within `tol`; go on in float64 where that does not get there."""
     xp = namespace(xs.x)
-    size = max(float(xp.max(half_squares(z))) for z in (xs.x, ys.x))
+    size = extent(xs.x, ys.x)
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
     light = min(float(xp.min(xp.where(z.a > 0, z.a, 1.0))) for z in (xs, ys))
-    rounded = fixed_point.rounding(size, xp.float32)
+    rounded = fixed_point.rounding(size, size**0.5, xp.float32)
     if tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5:
         solved = solve(xp.float32, h, max_iter)
         if solved.within or solved.n_iter >= max_iter:
