@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import Kernel, extent, half_squares
+from nsgf.kernel import BLOCK, Kernel, extent, half_squares
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
@@ -38,6 +38,7 @@ _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
 _PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
+_GENTLE = 0.1  # half squares, in blurs, below which log K is a small number
 LEAST_UNIT = 0.1  # blurs, or extents: of a length below this, a fraction `tol` is more than a flow can use
 
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
@@ -80,7 +81,8 @@ def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int
         return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
 
     solved = solve(h, max_iter, _PLAIN)
-    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64:
+    resolved = rounding(kernel.size, kernel.length, kernel.x.dtype) < tol * least_unit(kernel.length)
+    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64 or not resolved:
         return solved
     h, n_iter = _cooled(kernel, max_iter - solved.n_iter)
     n_iter += solved.n_iter
@@ -119,6 +121,71 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     a_k, b_k = (xp.full(s.shape[0], 1.0 / s.shape[0], dtype=x.dtype, device=device(x)) for s in (i, j))
     phi = _anneal(x_k, y_k, a_k, b_k)[0] if k == _SUBSAMPLE else _loosely(x_k, y_k, a_k, b_k)
     return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
+
+
+def dual_value(kernel: Kernel, h: Array, enough: float, max_iter: int, own: bool) -> tuple[float, float]:
+    """Return the value of the dual near `h`, in units of ε, and its error, after iterations that make that `enough`.
+
+    What was gained since half as many iterations is more than what is left to gain, as long as mass falls into place;
+    where they converge slowly, that is far less than what the misplaced mass allows.
+    """
+    kernel.absorb(h)
+    value, error, rounding = _dual_value(kernel, h)
+    if max_iter == 0 or error <= enough:
+        return value, error + rounding
+    if own:
+        kernel.absorb_both(h)
+    check_at, last = _LEAST, math.inf
+    for k, (h, _, marginal) in enumerate(_iterates(kernel, _own_residual if own else _cross_residual, h, max_iter), 1):  # noqa: B020
+        if k not in (check_at, max_iter):
+            continue
+        found, missing, rounding = _dual_value(kernel, h)
+        gained = 2.0 * abs(found - value) if float(marginal) < 0.7 * last else math.inf
+        error, value = min(error, missing, gained), max(value, found)
+        if error <= max(enough, rounding):
+            break
+        check_at, last = 2 * check_at, float(marginal)
+    return value, error + rounding
+
+
+def _dual_value(kernel: Kernel, h: Array) -> tuple[float, float, float]:
+    """Return Σ a f + Σ b g, f the softmin of `h` and g that of f; how far below the maximum it may lie; its rounding.
+
+    The dual is concave, and its gradient at h is the mass b − b′ that columns lack, so the maximum, at h*, is above by
+    at most Σ |b′ − b| |h − h*|; and h* − ½|y|² changes along y by at most the diameter of x, since its gradient −T lies
+    within x.
+    """
+    xp, a, b = kernel.xp, kernel.a, kernel.b
+    f, g, excess = (_gently if kernel.size < _GENTLE else _steeply)(kernel, h)  # f and g without ½|x|² and ½|y|²
+    half_x, half_y, unit = half_squares(kernel.x), half_squares(kernel.y), float(xp.finfo(h.dtype).eps)
+    size_f, size_g = abs(f) + kernel.half_x, abs(g) + kernel.half_y
+    excess = xp.clip(abs(excess) - 16.0 * unit * (1.0 + size_g), 0.0, None)  # what is left is not rounding
+    missing = (b * excess) @ (xp.log1p(excess) + 4.0 * xp.sqrt(half_x.max() * half_y))
+    value = a @ f + b @ g + a @ kernel.half_x + b @ kernel.half_y
+    return float(value), float(missing), float(4.0 * unit * (a @ size_f + b @ size_g))
+
+
+def _steeply(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
+    mass = kernel.column_masses(h) + _LEAST_MASS
+    return kernel.potential(h) - kernel.half_x, h - kernel.xp.log(mass) - kernel.half_y, mass - 1.0
+
+
+def _gently(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
+    """Where exponents are small, so are potentials but for a constant: it is left out, and no digits are lost to it."""
+    xp, a, b = kernel.xp, kernel.a, kernel.b
+    h = h - kernel.half_y
+    h = h - b @ h
+    f = _small_softmin(kernel.x, kernel.y, b, h)
+    f, constant = f - a @ f, a @ f
+    g = _small_softmin(kernel.y, kernel.x, a, f)
+    return f, g, xp.expm1(h - g + constant)
+
+
+def _small_softmin(x: Array, y: Array, b: Array, h: Array) -> Array:
+    """Return −log Σ_j b_j exp(h_j + x_i·y_j), to all digits where it is small."""
+    xp, step = namespace(x, y), max(1, BLOCK // y.shape[0])
+    parts = [xp.expm1(x[i : i + step] @ y.T + h) @ b for i in range(0, x.shape[0], step)]
+    return -xp.log1p(xp.concat(parts))
 
 
 def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:

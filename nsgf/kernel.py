@@ -20,13 +20,13 @@ import numpy as np
 from nsgf._arrays import Array, device, like, namespace
 
 _STORED = 2**28  # bytes of entries that are kept
-_BLOCK = 2**20  # entries of one block: what a cache holds
+BLOCK = 2**20  # entries of one block: what a cache holds
 _PIECE = 2**16  # entries that the cache of one core holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
 _FEW = 32  # features, below which near rows have their near columns in common
-_RESOLVED = 2.0**30  # half squares, in blurs, beyond which the rounding of their differences would show in a plan
+RESOLVED = 2.0**30  # half squares, in blurs, beyond which the rounding of their differences would show in a plan
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
@@ -42,7 +42,7 @@ def extent(*clouds: Array) -> float:
 
 def is_wide(*clouds: Array) -> bool:
     """Whether costs of clouds in units of the blur are resolved only by the differences of their points."""
-    return extent(*clouds) > _RESOLVED
+    return extent(*clouds) > RESOLVED
 
 
 def cost(x: Array, y: Array) -> Array:
@@ -93,7 +93,7 @@ class Kernel:
         self.half_x, self.half_y = half_squares(x), half_squares(y)
         self.xp = namespace(x, y)
         self.size = max(float(self.half_x.max()), float(self.half_y.max()))  # of what exponents are made of
-        self.length, self._wide = self.size**0.5, self.size > _RESOLVED
+        self.length, self._wide = self.size**0.5, self.size > RESOLVED
         if self._wide:  # costs are taken from differences, and no part of them is left to the potentials
             self.half_x, self.half_y = 0.0 * self.half_x, 0.0 * self.half_y
         self._floor = self.xp.asarray(_FLOOR[self.xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
@@ -101,7 +101,7 @@ class Kernel:
         self._dense, whole = is_dense(x, y), x.ndim > 2 or n * m <= _DENSE
         self._far = _FAR if self._dense else _FAR_SPARSE
         self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
-        step = n if whole else max(_LEAF, _BLOCK // m)
+        step = n if whole else max(_LEAF, BLOCK // m)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         room = math.prod(x.shape[:-1]) * m
         if not self._dense:

@@ -22,10 +22,11 @@ from typing import Any, Literal, NamedTuple, Self
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
 from nsgf.fixed_point import least_unit, rms
-from nsgf.kernel import Kernel, barycentric_map, cost, extent, is_dense, is_wide, neighbours
+from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, is_wide, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
+_NEAR = 1e-6  # of the squared extent: clouds at such a distance may lie in one frame
 _ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one stack
 _STACK = 32  # problems of one stack: the slowest of them decides when it ends
 POT_METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
@@ -64,7 +65,7 @@ Cloud = tuple[Array, Array]  # points (…, n, d) and their weights (n,)
 
 @dataclasses.dataclass(frozen=True)
 class Centred:
-    """Two weighted clouds, each moved to zero mean.
+    """Two weighted clouds, each moved to zero mean, or both by one vector where they are too wide for the blur.
 
     Attributes
     ----------
@@ -84,10 +85,15 @@ class Centred:
     y_mean: Array
 
     @classmethod
-    def of(cls, x: Array, y: Array, a: Array, b: Array) -> Self:
-        """Return the clouds, each moved to zero mean."""
+    def of(cls, x: Array, y: Array, a: Array, b: Array, eps: float) -> Self:
+        """Return the clouds, each moved to zero mean; wide ones keep the differences of their points to all digits."""
         x_mean, y_mean = a @ x, b @ y  # (…, d)
-        return cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+        pair = cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+        size = extent(pair.x, pair.y)
+        if size <= RESOLVED * eps or float(half_squares(x_mean - y_mean).max()) > _NEAR * size:
+            return pair
+        middle = namespace(x).sort(x, axis=-2)[..., x.shape[-2] // 2, :]
+        return cls(x - middle[..., None, :], y - middle[..., None, :], a, b, middle, middle)
 
     def at(self, z: Array, cross: "Potentials", own: "Potentials", eps: float) -> Array:
         """Return T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
@@ -477,6 +483,22 @@ def _own(
     return _mapped(solved, f, f, T, precision, x, eps)
 
 
+def dual_value(
+    x_a: Cloud, y_b: Cloud, eps: float, start: Potentials, enough: float = math.inf, max_iter: int = 0
+) -> tuple[float, float]:
+    """Return W_ε of the clouds, and its error, in float64, from potentials near the solution.
+
+    They are refined first where the error is to be small: `enough`.
+    """
+    xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
+    xp = namespace(xs.x)
+    x, y, a, b = xs.rows(xs.x, xp.float64), ys.rows(ys.x, xp.float64), xs.weights(None), ys.weights(None)
+    kernel = Kernel(x, y, a, b)
+    h = xp.astype(ys.rows((start.g / eps)[..., None])[..., 0], xp.float64)
+    value, error = fixed_point.dual_value(kernel, h, enough / eps, max_iter, x_a is y_b)
+    return eps * value, eps * error
+
+
 class _Scaled:
     """A weighted cloud in units of the blur, where the arithmetic is done; its rows with mass, near ones together."""
 
@@ -542,10 +564,13 @@ def _mapped(
 ) -> _Mapped:
     """Return a solution in the units, library and dtype of the cloud x."""
     blur, xp = math.sqrt(eps), namespace(T)
+    units = (eps, eps, blur, blur)  # which the dtype of the arithmetic need not hold
     error = float(xp.max(solved.marginal))
     error = error if math.isfinite(error) else 2.0
-    potentials = Potentials(like(f * eps, x), like(g * eps, x), error, solved.n_iter, solved.within, precision)
-    return _Mapped(potentials, like(T * blur, x), like(solved.T_error * blur, x))
+    f, g, T, T_error = (
+        like(xp.astype(z, xp.float64) * u, x) for z, u in zip((f, g, T, solved.T_error), units, strict=True)
+    )
+    return _Mapped(Potentials(f, g, error, solved.n_iter, solved.within, precision), T, T_error)
 
 
 def pick_solver(solver: object) -> Solver:
