@@ -126,8 +126,9 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
 def dual_value(kernel: Kernel, h: Array, enough: float, max_iter: int, own: bool) -> tuple[float, float]:
     """Return the value of the dual near `h`, in units of ε, and its error, after iterations that make that `enough`.
 
-    What was gained since half as many iterations is more than what is left to gain, as long as mass falls into place;
-    where they converge slowly, that is far less than what the misplaced mass allows.
+    Where iterations converge slowly, the misplaced mass allows for far too much. What was gained since half as many of
+    them would be left to gain if they did as well, as long as mass falls into place, but they may not see it all: the
+    geometric mean of both is taken, an estimate.
     """
     kernel.absorb(h)
     value, error, rounding = _dual_value(kernel, h)
@@ -140,8 +141,8 @@ def dual_value(kernel: Kernel, h: Array, enough: float, max_iter: int, own: bool
         if k not in (check_at, max_iter):
             continue
         found, missing, rounding = _dual_value(kernel, h)
-        gained = 2.0 * abs(found - value) if float(marginal) < 0.7 * last else math.inf
-        error, value = min(error, missing, gained), max(value, found)
+        gained = abs(found - value) if float(marginal) < 0.7 * last else missing
+        error, value = min(error, missing, 8.0 * math.sqrt(gained * missing)), max(value, found)
         if error <= max(enough, rounding):
             break
         check_at, last = 2 * check_at, float(marginal)
