@@ -72,6 +72,11 @@ def least_unit(length: float) -> float:
     return LEAST_UNIT * min(1.0, length or 1.0)
 
 
+def most_unit(length: float) -> float:
+    """Return the length above which they are not either: a translation does not excuse an error of what it carries."""
+    return 2.0 * length or math.inf
+
+
 def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
     """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
     reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
@@ -174,7 +179,7 @@ def _steeply(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
 def _gently(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
     """Where exponents are small, so are potentials but for a constant: it is left out, and no digits are lost to it."""
     xp, a, b = kernel.xp, kernel.a, kernel.b
-    h = h - kernel.half_y
+    h = h - kernel.half_y if kernel.size > 1e-12 else 0.0 * h  # smaller potentials are lost in those of a solver
     h = h - b @ h
     f = _small_softmin(kernel.x, kernel.y, b, h)
     f, constant = f - a @ f, a @ f
@@ -368,7 +373,7 @@ class _Certificate:
         T = kernel.map(h, self._every)
         unit = xp.full_like(E, self._least)
         if self._base is not None:
-            unit = xp.maximum(unit, rms(T - self._base))
+            unit = xp.maximum(unit, xp.clip(rms(T - self._base), None, most_unit(kernel.length)))
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
         for _, E_k, _ in self._past[-((len(self._past) + 1) // 3) :]:  # E may be small for once

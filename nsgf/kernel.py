@@ -57,8 +57,9 @@ def cost(x: Array, y: Array) -> Array:
         squares = half_squares(x)[..., :, None] + half_squares(y)[..., None, :]
         return namespace(x, y).clip(squares - x @ _transposed(y), 0.0, None)
     total = 0.0 * (x[..., :, None, 0] + y[..., None, :, 0])
-    for k in range(x.shape[-1]):  # a feature at a time, in the memory of one
-        total += 0.5 * (x[..., :, None, k] - y[..., None, :, k]) ** 2
+    step = max(1, BLOCK // math.prod(total.shape))  # features at a time
+    for k in range(0, x.shape[-1], step):
+        total += half_squares(x[..., :, None, k : k + step] - y[..., None, :, k : k + step])
     return total
 
 

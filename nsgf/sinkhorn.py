@@ -72,8 +72,9 @@ class Velocity:
         Velocity at the source points, in the library, dtype and device of the source.
     error : float
         The largest of the marginal errors of both problems (L1 mass misplaced, 0 to 2) and, where the solver measures
-        it, the error of `v`: root-mean-square over the particles, relative to that of `v` or, where `v` is smaller, to
-        a tenth of the blur (of the extent of the clouds, where the blur is larger).
+        it, the error of `v`: root-mean-square over the particles, relative to that of `v`. Where `v` is smaller than a
+        tenth of the blur, or of the extent of the clouds, it is relative to the smaller of these; where `v` is larger
+        than that extent, as between clouds far from each other, to the extent.
     converged : bool
         Whether `error` is within the solver's tolerance.
     pair, cross, own, blur : Centred, Potentials, Potentials and float

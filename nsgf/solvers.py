@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
-from nsgf.fixed_point import least_unit, rms
+from nsgf.fixed_point import least_unit, most_unit, rms
 from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, is_wide, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
@@ -376,18 +376,19 @@ class Sinkhorn(Solver):
     def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
 
-        That is root-mean-square over the particles, relative to the difference or, where that is smaller, to a tenth of
-        the blur (of the extent of the clouds, where the blur is larger), and to be within `tol`.
+        That is root-mean-square over the particles, relative to the difference, and to be within `tol`; a difference
+        is here no smaller than a tenth of the blur, or of the extent of the clouds, and no larger than that extent.
         """
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
         blur = math.sqrt(eps)
-        least = blur * least_unit(extent(pair.x, pair.y) ** 0.5 / blur)
+        length = extent(pair.x, pair.y) ** 0.5 / blur
+        limits = blur * least_unit(length), blur * most_unit(length)
 
         def size(v: Array) -> Array:
             return rms(v[..., rows, :])  # (…)
 
         def allowed(share: float, v: Array) -> Array:
-            return share * self.tol * xp.clip(size(v), least, None)
+            return share * self.tol * xp.clip(size(v), *limits)
 
         own = _own(pair.x, eps, pair.a, tol=_OWN_SHARE * self.tol)
         cross, v = self._crossed(pair, eps, init, own, _CROSS_SHARE)
@@ -399,7 +400,7 @@ class Sinkhorn(Solver):
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
             cross = again.after(cross)
         T_error, (f, g) = cross.T_error + own.T_error, (cross.potentials, own.potentials)
-        relative = float(xp.max(T_error / xp.clip(size(v), least, None)))
+        relative = float(xp.max(T_error / xp.clip(size(v), *limits)))
         error = max(f.error, g.error, relative if math.isfinite(relative) else math.inf)
         return Difference(v, f, g, error, f.converged and g.converged and relative <= self.tol)
 
