@@ -373,7 +373,7 @@ def scaled(x: Array, y: Array, blur: "float | str") -> tuple[Array, Array, float
     length, xp = pick_blur(blur, x, y), namespace(x, y)
     largest = max(float(xp.max(abs(z))) for z in (x, y)) or length
     if length < largest * _LEAST_RATIO:
-        raise ValueError(f"blur={length!r} is too small against data up to {largest:.3g}. Raise blur.")
+        raise ValueError(f"blur={length!r} is too small a length against data up to {largest:.3g}. Raise blur.")
     unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
     return _in_unit(x, unit), _in_unit(y, unit), min(length / unit, 1.0 / _LEAST_RATIO), unit
 

@@ -396,7 +396,7 @@ def test_zero_spread_at_any_offset():
 def test_a_blur_that_the_data_do_not_resolve_is_refused():
     x = np.random.default_rng(0).normal(size=(5, 2))
     for function in (sinkhorn_velocity, sinkhorn_divergence, sinkhorn_flow):
-        with pytest.raises(ValueError, match=r"blur=1e-30 is too small against data up to .*Raise blur"):
+        with pytest.raises(ValueError, match=r"blur=1e-30 is too small a length against data up to .*Raise blur"):
             function(x, x, 1e-30)
 
 
