@@ -63,9 +63,7 @@ def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
     """
     a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur * blur
     if not 0 < eps < math.inf:
-        raise ValueError(
-            f"blur={blur!r} is out of reach of the data's unit of length. Choose one nearer to the spread."
-        )
+        raise ValueError(f"blur={blur!r} is a length out of reach of the data. Choose one nearer to the spread.")
     pair, moves = Centred.of(x, y, a, b, eps), namespace(x).ones_like(x[..., :1, :])
     moves[..., x.shape[-1] - n_fixed :] = 0.0
     rest = solve.own(pair.y, eps, pair.b)
