@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
     from nsgf.flow import Trajectory as Trajectory, sinkhorn_flow as sinkhorn_flow
     from nsgf.pool import TrajectoryPool as TrajectoryPool
     from nsgf.sinkhorn import (
+        Divergence as Divergence,
         Velocity as Velocity,
         sinkhorn_divergence as sinkhorn_divergence,
         sinkhorn_velocity as sinkhorn_velocity,
@@ -35,7 +36,7 @@ _HOME = {
     "estimators": ("NSGF", "NSGFPlusPlus", "load"),
     "flow": ("Trajectory", "sinkhorn_flow"),
     "pool": ("TrajectoryPool",),
-    "sinkhorn": ("Velocity", "sinkhorn_divergence", "sinkhorn_velocity", "spread"),
+    "sinkhorn": ("Divergence", "Velocity", "sinkhorn_divergence", "sinkhorn_velocity", "spread"),
     "solvers": ("POT", "Potentials", "Sinkhorn", "Solver"),
     "training": ("Training",),
 }

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import Kernel, half_squares
+from nsgf.kernel import BLOCK, Kernel, extent, half_squares
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
@@ -38,7 +38,8 @@ _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
 _PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
-LEAST_UNIT = 0.1  # blurs: of a length below this, a fraction `tol` is more than a flow can use
+_GENTLE = 0.1  # half squares, in blurs, below which log K is a small number
+LEAST_UNIT = 0.1  # blurs, or extents: of a length below this, a fraction `tol` is more than a flow can use
 
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
 
@@ -61,9 +62,19 @@ def rms(z: Array) -> Array:
     return xp.sqrt(xp.mean(xp.vecdot(z, z), axis=-1))
 
 
-def rounding(size: float, dtype: Any) -> float:
-    """Return what the rounding of exponents up to `size`, and of their points, may do to T: in blurs."""
-    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + size**0.5)
+def rounding(size: float, length: float, dtype: Any) -> float:
+    """Return what the rounding of exponents up to `size`, and of points up to `length`, may do to T: in blurs."""
+    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + length)
+
+
+def least_unit(length: float) -> float:
+    """Return the length, in blurs, below which errors of T are no longer relative to T − `base`."""
+    return LEAST_UNIT * min(1.0, length or 1.0)
+
+
+def most_unit(length: float) -> float:
+    """Return the length above which they are not either: a translation does not excuse an error of what it carries."""
+    return 2.0 * length or math.inf
 
 
 def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
@@ -75,7 +86,8 @@ def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int
         return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
 
     solved = solve(h, max_iter, _PLAIN)
-    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64:
+    resolved = rounding(kernel.size, kernel.length, kernel.x.dtype) < tol * least_unit(kernel.length)
+    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64 or not resolved:
         return solved
     h, n_iter = _cooled(kernel, max_iter - solved.n_iter)
     n_iter += solved.n_iter
@@ -102,7 +114,8 @@ def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, m
 def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     """Return a potential h (…, m) near the solution: that of a subsample, extended by one softmin.
 
-    Subsamples are nested; on the coarsest, ε is lowered by steps.
+    Subsamples are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
+    potentials too large to be resolved.
     """
     xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
     if max(n, m) <= _SUBSAMPLE:
@@ -115,6 +128,72 @@ def start(x: Array, y: Array, a: Array, b: Array) -> Array:
     return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
 
 
+def dual_value(kernel: Kernel, h: Array, enough: float, max_iter: int, own: bool) -> tuple[float, float]:
+    """Return the value of the dual near `h`, in units of ε, and its error, after iterations that make that `enough`.
+
+    Where iterations converge slowly, the misplaced mass allows for far too much. What was gained since half as many of
+    them would be left to gain if they did as well, as long as mass falls into place, but they may not see it all: the
+    geometric mean of both is taken, an estimate.
+    """
+    kernel.absorb(h)
+    value, error, rounding = _dual_value(kernel, h)
+    if max_iter == 0 or error <= enough:
+        return value, error + rounding
+    if own:
+        kernel.absorb_both(h)
+    check_at, last = _LEAST, math.inf
+    for k, (h, _, marginal) in enumerate(_iterates(kernel, _own_residual if own else _cross_residual, h, max_iter), 1):  # noqa: B020
+        if k not in (check_at, max_iter):
+            continue
+        found, missing, rounding = _dual_value(kernel, h)
+        gained = abs(found - value) if float(marginal) < 0.7 * last else missing
+        error, value = min(error, missing, 8.0 * math.sqrt(gained * missing)), max(value, found)
+        if error <= max(enough, rounding):
+            break
+        check_at, last = 2 * check_at, float(marginal)
+    return value, error + rounding
+
+
+def _dual_value(kernel: Kernel, h: Array) -> tuple[float, float, float]:
+    """Return Σ a f + Σ b g, f the softmin of `h` and g that of f; how far below the maximum it may lie; its rounding.
+
+    The dual is concave, and its gradient at h is the mass b − b′ that columns lack, so the maximum, at h*, is above by
+    at most Σ |b′ − b| |h − h*|; and h* − ½|y|² changes along y by at most the diameter of x, since its gradient −T lies
+    within x.
+    """
+    xp, a, b = kernel.xp, kernel.a, kernel.b
+    f, g, excess = (_gently if kernel.size < _GENTLE else _steeply)(kernel, h)  # f and g without ½|x|² and ½|y|²
+    half_x, half_y, unit = half_squares(kernel.x), half_squares(kernel.y), float(xp.finfo(h.dtype).eps)
+    size_f, size_g = abs(f) + kernel.half_x, abs(g) + kernel.half_y
+    excess = xp.clip(abs(excess) - 16.0 * unit * (1.0 + size_g), 0.0, None)  # what is left is not rounding
+    missing = (b * excess) @ (xp.log1p(excess) + 4.0 * xp.sqrt(half_x.max() * half_y))
+    value = a @ f + b @ g + a @ kernel.half_x + b @ kernel.half_y
+    return float(value), float(missing), float(4.0 * unit * (a @ size_f + b @ size_g))
+
+
+def _steeply(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
+    mass = kernel.column_masses(h) + _LEAST_MASS
+    return kernel.potential(h) - kernel.half_x, h - kernel.xp.log(mass) - kernel.half_y, mass - 1.0
+
+
+def _gently(kernel: Kernel, h: Array) -> tuple[Array, Array, Array]:
+    """Where exponents are small, so are potentials but for a constant: it is left out, and no digits are lost to it."""
+    xp, a, b = kernel.xp, kernel.a, kernel.b
+    h = h - kernel.half_y if kernel.size > 1e-12 else 0.0 * h  # smaller potentials are lost in those of a solver
+    h = h - b @ h
+    f = _small_softmin(kernel.x, kernel.y, b, h)
+    f, constant = f - a @ f, a @ f
+    g = _small_softmin(kernel.y, kernel.x, a, f)
+    return f, g, xp.expm1(h - g + constant)
+
+
+def _small_softmin(x: Array, y: Array, b: Array, h: Array) -> Array:
+    """Return −log Σ_j b_j exp(h_j + x_i·y_j), to all digits where it is small."""
+    xp, step = namespace(x, y), max(1, BLOCK // y.shape[0])
+    parts = [xp.expm1(x[i : i + step] @ y.T + h) @ b for i in range(0, x.shape[0], step)]
+    return -xp.log1p(xp.concat(parts))
+
+
 def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
     """Return a potential h (…, m) from solutions at ever smaller ε, each the next one's start; and the iterations.
 
@@ -122,7 +201,7 @@ def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
     which no mixing foresees; from one ε to its half they move by a few.
     """
     h, n_iter = kernel.xp.zeros_like(kernel.half_y), 0
-    eps = 4.0 * max(float(kernel.half_x.max()), float(kernel.half_y.max()))
+    eps = 4.0 * extent(kernel.x, kernel.y)
     while eps > 1.0 and n_iter < max_iter:
         scaled = Kernel(kernel.x / eps**0.5, kernel.y / eps**0.5, kernel.a, kernel.b)
         h = h / eps
@@ -248,10 +327,14 @@ class _Certificate:
         n, d = kernel.x.shape[-2:]
         self._every = max(1, n // max(64, min(512, _PROBE // d)))
         self._base = None if base is None else base[..., :: self._every, :]
-        size = max(float(kernel.half_x.max()), float(kernel.half_y.max()))
-        self._rounding = rounding(size, kernel.x.dtype)
-        self._least = LEAST_UNIT if base is not None else max(LEAST_UNIT, 3.0 * self._rounding / tol)
+        self._least = least_unit(kernel.length)
+        if base is None:
+            self._least = max(self._least, 3.0 * self._rounding / tol)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
+
+    @property
+    def _rounding(self) -> float:
+        return rounding(self._kernel.size, self._kernel.length, self._kernel.x.dtype)
 
     def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
         """Whether iterate k is within the tolerance, or nothing more is to be gained."""
@@ -290,7 +373,7 @@ class _Certificate:
         T = kernel.map(h, self._every)
         unit = xp.full_like(E, self._least)
         if self._base is not None:
-            unit = xp.maximum(unit, rms(T - self._base))
+            unit = xp.maximum(unit, xp.clip(rms(T - self._base), None, most_unit(kernel.length)))
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
         for _, E_k, _ in self._past[-((len(self._past) + 1) // 3) :]:  # E may be small for once

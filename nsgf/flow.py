@@ -5,6 +5,7 @@ r"""The particle flow of the Sinkhorn divergence.
 (NSGF, eq. 14). Flows of many small problems of one size are solved as a stack.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 from nsgf import _checks
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
 from nsgf.minibatches import Problem
-from nsgf.sinkhorn import Velocity, pick_blur, settle, solve_velocity
+from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
 from nsgf.solvers import Centred, Solver, pick_solver
 
 
@@ -60,13 +61,15 @@ def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
     A step leaves 1 − η of the way to go, so of the distance between the potentials and those at rest, x = y + c, about
     as much is left: each solve starts there.
     """
-    a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur**2
-    pair, moves = Centred.of(x, y, a, b), namespace(x).ones_like(x[..., :1, :])
+    a, b, eps = as_weights(weights[0], x, "a"), as_weights(weights[1], y, "b"), blur * blur
+    if not 0 < eps < math.inf:
+        raise ValueError(f"blur={blur!r} is a length out of reach of the data. Choose one nearer to the spread.")
+    pair, moves = Centred.of(x, y, a, b, eps), namespace(x).ones_like(x[..., :1, :])
     moves[..., x.shape[-1] - n_fixed :] = 0.0
     rest = solve.own(pair.y, eps, pair.b)
     start = solve.start(lambda: rest)
     for eta in np.broadcast_to(step_size, n_steps).tolist():
-        res = solve_velocity(Centred.of(x, y, a, b), eps, solve, start)
+        res = solve_velocity(Centred.of(x, y, a, b, eps), eps, solve, start)
         yield x, res
         x, left = x + eta * moves * res.v, 1.0 - min(eta, 1.0)
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
@@ -144,9 +147,8 @@ def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three nu
     """
     check_steps(n_steps, step_size)
     solve = pick_solver(solver)
-    xs, ys = as_pair(x, y)
-    blur = pick_blur(blur, xs, ys)
-    steps = list(flow_steps(xs, ys, blur, n_steps, step_size, solve, (a, b)))
+    xs, ys, length, unit = scaled(*as_pair(x, y), blur)
+    steps = list(flow_steps(xs, ys, length, n_steps, step_size, solve, (a, b)))
     error, converged = max(res.error for _, res in steps), all(res.converged for _, res in steps)
     settle(error, converged, solve)
     x_last, last = steps[-1]
@@ -154,6 +156,7 @@ def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three nu
     positions = xp.stack([x_k for x_k, _ in steps] + [x_last + step_size * last.v])
     velocities = xp.stack([res.v for _, res in steps])
     t = like(np.linspace(0.0, 1.0, n_steps + 1), xs)
+    positions, velocities = in_units_of_data(positions, unit), in_units_of_data(velocities, unit)
     return Trajectory(t, like(positions, x), like(velocities, x), error, converged)
 
 

@@ -20,18 +20,47 @@ import numpy as np
 from nsgf._arrays import Array, device, like, namespace
 
 _STORED = 2**28  # bytes of entries that are kept
-_BLOCK = 2**20  # entries of one block: what a cache holds
+BLOCK = 2**20  # entries of one block: what a cache holds
 _PIECE = 2**16  # entries that the cache of one core holds
 _LEAF = 256  # rows of a block at least, which need no order among themselves
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
 _FEW = 32  # features, below which near rows have their near columns in common
+RESOLVED = 2.0**30  # half squares, in blurs, beyond which the rounding of their differences would show in a plan
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
 def half_squares(x: Array) -> Array:
     """Return ½|x|² of every row."""
     return 0.5 * namespace(x).vecdot(x, x)
+
+
+def extent(*clouds: Array) -> float:
+    """Return the largest ½|x|² of any row of the clouds."""
+    return max(float(namespace(x).max(half_squares(x))) for x in clouds)
+
+
+def is_wide(*clouds: Array) -> bool:
+    """Whether costs of clouds in units of the blur are resolved only by the differences of their points."""
+    return extent(*clouds) > RESOLVED
+
+
+def cost(x: Array, y: Array) -> Array:
+    """Return C(x, y) = ½|x − y|² between all rows, in units of the blur, shape (…, n, m).
+
+    Examples
+    --------
+    >>> cost(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
+    array([[12.5]])
+    """
+    if not is_wide(x, y):
+        squares = half_squares(x)[..., :, None] + half_squares(y)[..., None, :]
+        return namespace(x, y).clip(squares - x @ _transposed(y), 0.0, None)
+    total = 0.0 * (x[..., :, None, 0] + y[..., None, :, 0])
+    step = max(1, BLOCK // math.prod(total.shape))  # features at a time
+    for k in range(0, x.shape[-1], step):
+        total += half_squares(x[..., :, None, k : k + step] - y[..., None, :, k : k + step])
+    return total
 
 
 def is_dense(x: Array, y: Array) -> bool:
@@ -64,12 +93,16 @@ class Kernel:
         self.x, self.y, self.a, self.b = x, y, a, b
         self.half_x, self.half_y = half_squares(x), half_squares(y)
         self.xp = namespace(x, y)
+        self.size = max(float(self.half_x.max()), float(self.half_y.max()))  # of what exponents are made of
+        self.length, self._wide = self.size**0.5, self.size > RESOLVED
+        if self._wide:  # costs are taken from differences, and no part of them is left to the potentials
+            self.half_x, self.half_y = 0.0 * self.half_x, 0.0 * self.half_y
         self._floor = self.xp.asarray(_FLOOR[self.xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
         n, m = x.shape[-2], y.shape[-2]
         self._dense, whole = is_dense(x, y), x.ndim > 2 or n * m <= _DENSE
         self._far = _FAR if self._dense else _FAR_SPARSE
         self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
-        step = n if whole else max(_LEAF, _BLOCK // m)
+        step = n if whole else max(_LEAF, BLOCK // m)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         room = math.prod(x.shape[:-1]) * m
         if not self._dense:
@@ -97,11 +130,15 @@ class Kernel:
                 K /= mass[..., None]
             if keep:
                 self._keep(rows, K)
+        if self._wide:
+            self.size = float(xp.maximum(abs(phi).max(), abs(h).max()))
         return phi + self.half_x
 
     def absorb_both(self, h: Array) -> None:
         """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""
         self._take(h - self.half_x, h)
+        if self._wide:
+            self.size = float(abs(h).max())
         for rows, K in self._scores():
             self._keep(rows, self._exp(K))
 
@@ -145,8 +182,9 @@ class Kernel:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
         xp, self.h = self.xp, h
         one, column = xp.ones_like(self.x[..., :1]), (h - self.half_y)[..., None]
-        self._x = xp.concat([self.x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
-        self._y = _transposed(xp.concat([self.y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
+        x, y = (self.x[..., :0], self.y[..., :0]) if self._wide else (self.x, self.y)
+        self._x = xp.concat([x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
+        self._y = _transposed(xp.concat([y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
         self._kept: list[tuple[slice, Any, Array | None]] = []
         self._taken = 0
 
@@ -197,7 +235,10 @@ class Kernel:
         """Return the exponents of a block; in `store`, because many arrays of all sizes would fragment the memory."""
         x, y = self._x[..., rows, :], self._y[..., :, columns]
         shape = (*x.shape[:-1], y.shape[-1])
-        return self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
+        K = self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
+        if self._wide:
+            K -= cost(self.x[..., rows, :], self.y[..., columns, :])
+        return K
 
 
 def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array:

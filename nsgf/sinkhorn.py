@@ -16,16 +16,22 @@ the same, exactly, and far-away clouds lose no digits.
 import contextlib
 import dataclasses
 import math
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
 from nsgf._checks import warn
-from nsgf.kernel import half_squares
-from nsgf.solvers import Centred, Potentials, Solver, pick_solver
+from nsgf.fixed_point import LEAST_UNIT
+from nsgf.kernel import cost, extent
+from nsgf.solvers import Centred, Potentials, Solver, dual_value, pick_solver
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
+_LEAST_RATIO = 2.0**-60  # of the blur and the data: neither float32 nor the digits of the data reach further
+_LEAST = 1e-300  # float64 holds fewer digits below
+_FINEST = 1e-6  # tolerance of divergences near zero: rounding is not far below
+_NEAR_ZERO = 1e-4  # of the least unit of a divergence: smaller ones need not be known to all digits
 _PLAN_BLOCK = 2**22  # entries of the plan that exist at a time
 
 
@@ -51,7 +57,7 @@ def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
         return BLUR_FRACTION * math.hypot(spread(x), spread(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
     with contextlib.suppress(TypeError, ValueError):  # of float(): text, None, arrays of several numbers
         length = float(blur)
-        if not isinstance(blur, str) and length > 0 and 0 < length * length < math.inf:
+        if not isinstance(blur, str) and 0 < length < math.inf:
             return length
     raise ValueError(f"blur={blur!r} must be 'auto' or a positive length in the units of the data (blur² is ε).")
 
@@ -64,43 +70,59 @@ class Velocity:
     ----------
     v : array of shape (n, d)
         Velocity at the source points, in the library, dtype and device of the source.
-    potentials : Potentials
-        Cross potentials (f, g) of the two clouds; hand them back as ``init=`` to start the next solve from.
-    self_potentials : Potentials
-        Potentials of the source with itself.
-    eps : float
-        Regularisation, blur², in squared units of the data.
     error : float
         The largest of the marginal errors of both problems (L1 mass misplaced, 0 to 2) and, where the solver measures
-        it, the error of `v`: root-mean-square over the particles, relative to that of `v`.
+        it, the error of `v`: root-mean-square over the particles, relative to that of `v`. Where `v` is smaller than a
+        tenth of the blur, or of the extent of the clouds, it is relative to the smaller of these; where `v` is larger
+        than that extent, as between clouds far from each other, to the extent.
     converged : bool
-        Whether `error` is within the solver's tolerance. Where `v` is smaller than a tenth of the blur, its error
-        need only be small against that.
-    pair, cross : Centred and Potentials
-        The clouds, each moved to zero mean, and their potentials: what a call on new points needs.
+        Whether `error` is within the solver's tolerance.
+    pair, cross, own, blur : Centred, Potentials, Potentials and float
+        The clouds, moved near the origin, their potentials with each other and of the source with itself, and the blur,
+        all in lengths of `unit`: what a call on new points needs.
+    unit : float
+        The length that they are measured in, in units of the data.
     """
 
     v: Array
-    potentials: Potentials
-    self_potentials: Potentials
-    eps: float
     error: float
     converged: bool
     pair: Centred = dataclasses.field(repr=False)
     cross: Potentials = dataclasses.field(repr=False)
+    own: Potentials = dataclasses.field(repr=False)
+    blur: float = dataclasses.field(repr=False)
+    unit: float = dataclasses.field(default=1.0, repr=False)
+
+    @property
+    def potentials(self) -> Potentials:
+        """Cross potentials (f, g) of the two clouds, in squared units of the data.
+
+        Hand them back as ``init=`` to start the next solve from. ValueError where the dtype does not hold them.
+        """
+        return _in_squared_units(_out_of_frame(self.cross, self.pair), self.unit)
+
+    @property
+    def self_potentials(self) -> Potentials:
+        """Potentials of the source with itself."""
+        return _in_squared_units(self.own, self.unit)
+
+    @property
+    def eps(self) -> float:
+        """Regularisation, blur², in squared units of the data."""
+        return self.blur * self.unit * self.blur * self.unit
 
     @property
     def n_iter(self) -> int:
         """Iterations of both problems."""
-        return self.potentials.n_iter + self.self_potentials.n_iter
+        return self.cross.n_iter + self.own.n_iter
 
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
         xp, dtype = namespace(zs), zs.dtype
-        zs = xp.astype(zs, self.pair.x.dtype)
-        v = self.pair.at(zs - self.pair.x_mean, self.cross, self.self_potentials, self.eps)
-        return like(xp.astype(v, dtype), z)
+        zs = xp.astype(_in_unit(zs, self.unit), self.pair.x.dtype)
+        v = self.pair.at(zs - self.pair.x_mean, self.cross, self.own, self.blur**2)
+        return like(in_units_of_data(xp.astype(v, dtype), self.unit), z)
 
     def partners(self, rng: np.random.Generator) -> Array:
         """Draw a target point for every particle from the plan: y_j with probability P_ij / a_i, shape (n, d).
@@ -116,18 +138,19 @@ class Velocity:
         xp, y = namespace(self.pair.y), self.pair.y
         first = y.shape[-2] * xp.arange(len(chosen), device=device(y))[:, None]
         chosen = xp.take(y.reshape(-1, y.shape[-1]), (first + chosen).reshape(-1), axis=0)
-        return chosen.reshape(self.pair.x.shape) + self.pair.y_mean[..., None, :]
+        chosen = chosen.reshape(self.pair.x.shape) + self.pair.y_mean[..., None, :]
+        return in_units_of_data(chosen, self.unit)
 
     def partner_rows(self, rng: np.random.Generator) -> Array:
         """Return the rows of the targets that :meth:`partners` draws, integers (n,)."""
-        x, y, h = self.pair.x, self.pair.y, self.cross.g - half_squares(self.pair.y)
+        x, y, h = self.pair.x / self.blur, self.pair.y / self.blur, self.cross.g / self.blur**2
         xp, m = namespace(x), y.shape[-2]
         u = xp.asarray(rng.random(x.shape[:-1]), dtype=x.dtype, device=device(x))
         with np.errstate(divide="ignore"):
             log_b = xp.log(self.pair.b)
         drawn = []
         for i in range(0, x.shape[-2], step := max(1, _PLAN_BLOCK // m)):
-            scores = (x[..., i : i + step, :] @ y.mT + h[..., None, :]) / self.eps + log_b
+            scores = h[..., None, :] - cost(x[..., i : i + step, :], y) + log_b
             mass = xp.cumulative_sum(xp.exp(scores - xp.max(scores, axis=-1, keepdims=True)), axis=-1)
             below = mass <= u[..., i : i + step, None] * mass[..., -1:]
             drawn.append(xp.clip(xp.sum(below, axis=-1), None, m - 1))
@@ -191,19 +214,49 @@ def sinkhorn_velocity(
     (True, True)
     """
     solve = pick_solver(solver)
-    xs, ys = as_pair(x, y)
-    eps = pick_blur(blur, xs, ys) ** 2
-    pair = Centred.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"))
-    start = solve.start(lambda: solve.own(pair.y, eps, pair.b)) if init is None else _into_frame(init, pair)
+    xs, ys, length, unit = scaled(*as_pair(x, y), blur)
+    eps = length**2
+    pair = Centred.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"), eps)
+    start = solve.start(lambda: solve.own(pair.y, eps, pair.b)) if init is None else _into_frame(init, pair, unit)
     res = solve_velocity(pair, eps, solve, start)
     settle(res.error, res.converged, solve)
-    return dataclasses.replace(res, v=like(res.v, x))
+    return dataclasses.replace(res, v=like(in_units_of_data(res.v, unit), x), unit=unit)
 
 
 def solve_velocity(pair: Centred, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
     """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
     v, cross, own, error, converged = solve.difference(pair, eps, start)
-    return Velocity(v, _out_of_frame(cross, pair), own, eps, error, converged, pair, cross)
+    return Velocity(v, error, converged, pair, cross, own, math.sqrt(eps))
+
+
+class Divergence(float):
+    """A Sinkhorn divergence with its certificate: a float, in squared units of the data.
+
+    Attributes
+    ----------
+    error : float
+        How far it may be from the value of the exact potentials, in squared units of the data.
+    converged : bool
+        Whether `error` is within the solver's tolerance of the value or, where that is smaller, of half the square of a
+        tenth of the blur (of the extent of the clouds, where the blur is larger).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> S = sinkhorn_divergence(x, 2 * x, blur=0.5)
+    >>> 0.0 <= S.error <= 1e-3 * S, S.converged
+    (True, True)
+    """
+
+    error: float
+    converged: bool
+
+    def __new__(cls, value: float, error: float = 0.0, converged: bool = True) -> Self:
+        """Return the value with its certificate."""
+        self = super().__new__(cls, value)
+        self.error, self.converged = error, converged
+        return self
 
 
 def sinkhorn_divergence(
@@ -213,7 +266,7 @@ def sinkhorn_divergence(
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     solver: "Solver | str" = "auto",
-) -> float:
+) -> Divergence:
     """Return S_ε(x, y) = W_ε(x, y) − ½ W_ε(x, x) − ½ W_ε(y, y), in squared units of the data.
 
     Parameters
@@ -229,17 +282,20 @@ def sinkhorn_divergence(
 
     Returns
     -------
-    float
-        Zero for equal clouds, ½|c|² for clouds that differ by a translation c, and positive otherwise.
+    Divergence
+        A float with its ``.error`` and ``.converged``: zero for equal clouds, ½|c|² for clouds that differ by a
+        translation c, and positive otherwise, all within the error.
 
     Raises
     ------
     ValueError, RuntimeError
-        As :func:`sinkhorn_velocity` does.
+        As :func:`sinkhorn_velocity` does, and where float64 does not hold the square of the data's unit.
 
     Notes
     -----
-    Feydy et al. 2019, eq. 3, with the cost ½|x − y|²: as ε → 0 it tends to *half* the squared Wasserstein distance.
+    Feydy et al. 2019, eq. 3, with the cost ½|x − y|²: as ε → 0 it tends to *half* the squared Wasserstein distance, as
+    ε → ∞ to half the squared distance of the means. The solver's potentials are refined, in float64 and within its
+    `max_iter`, until the value itself is within `tol`.
 
     Examples
     --------
@@ -250,15 +306,47 @@ def sinkhorn_divergence(
     """
     solve = pick_solver(solver)
     x, y = as_pair(x, y)
-    eps = pick_blur(blur, x, y) ** 2
-    pair = Centred.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"))
+    xp = namespace(x, y)
+    x, y, length, unit = scaled(xp.astype(x, xp.float64), xp.astype(y, xp.float64), blur)
+    pair = Centred.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"), length**2)
+    S = _solve_divergence(pair, length**2, solve)
+    value, error = S * unit * unit, S.error * unit * unit
+    if max(value, error) == math.inf or S.error < S and value < _LEAST:
+        raise ValueError(
+            f"The divergence is {float(S):.3g} squares of {unit:.3g}, a number that float64 does not hold. "
+            "Measure the data and blur in another unit."
+        )
+    return Divergence(value, error, S.converged)
+
+
+def _solve_divergence(pair: Centred, eps: float, solve: Solver) -> Divergence:
+    """Return the divergence of a centred pair, of potentials that are refined where its error is too large."""
+    x, y = (pair.x, pair.a), (pair.y, pair.b)
     own_x, own_y = solve.own(pair.x, eps, pair.a), solve.own(pair.y, eps, pair.b)
     cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y))
-    solved = (cross, own_x, own_y)
-    settle(max(p.error for p in solved), all(p.converged for p in solved), solve)
-    shift = pair.x_mean - pair.y_mean
-    left = pair.a @ pair.x - pair.b @ pair.y  # zero, but for the rounding of the means
-    return float(0.5 * (shift @ shift) + shift @ left + pair.a @ (cross.f - own_x.f) + pair.b @ (cross.g - own_y.g))
+    least = 0.5 * LEAST_UNIT**2 * min(eps, 2.0 * extent(pair.x, pair.y))
+
+    def summed(cross: Potentials, enough: float = math.inf, max_iter: int = 0) -> tuple[float, float]:
+        problems = (x, y, cross), (x, x, own_x), (y, y, own_y)
+        return _summed(pair, [dual_value(u, v, eps, p, enough, max_iter) for u, v, p in problems])
+
+    S, error = summed(cross)
+    if error > solve.tol * S:
+        if dual_value(x, y, eps, own_y)[0] > dual_value(x, y, eps, cross)[0]:  # as where the clouds are nearly equal
+            cross = own_y
+        S, error = summed(cross, 0.2 * solve.tol * max(S, _NEAR_ZERO * least), solve.max_iter)
+    unit = max(S, least * max(1.0, _FINEST / solve.tol)) or 1.0
+    settle(error / unit, error <= solve.tol * unit, solve)
+    return Divergence(S, error, error <= solve.tol * unit)
+
+
+def _summed(pair: Centred, W: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return S, never negative, and its error from the values and errors (xy, xx, yy) of the centred clouds."""
+    shift, left = pair.x_mean - pair.y_mean, pair.a @ pair.x - pair.b @ pair.y  # left: rounding of the means
+    square, ((xy, xy_error), (xx, xx_error), (yy, yy_error)) = 0.5 * float(shift @ shift), W
+    rounding = float(np.finfo(np.float64).eps) * (square + (square * extent(pair.x, pair.y)) ** 0.5)
+    S = square + float(shift @ left) + (xy - 0.5 * xx - 0.5 * yy)
+    return max(S, 0.0), xy_error + 0.5 * (xx_error + yy_error) + 4.0 * rounding
 
 
 def settle(error: float, converged: bool, solver: Solver) -> None:
@@ -266,7 +354,7 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     if converged:
         return
     message = (
-        "The solve stopped at a marginal error, or relative error of the map, "
+        "The solve stopped at a marginal error, or relative error of the map or of the divergence, "
         f"of {error:.2g}, above tol={solver.tol:.2g}. "
         f"Raise max_iter or blur, or loosen tol: solver={solver!r}."
     )
@@ -275,6 +363,44 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     from sklearn.exceptions import ConvergenceWarning
 
     warn(message, ConvergenceWarning)
+
+
+def scaled(x: Array, y: Array, blur: "float | str") -> tuple[Array, Array, float, float]:
+    """Return the clouds and the blur in lengths of a unit, a power of two near their extent, and the unit.
+
+    There squares of lengths are in the range of any float; and no blur is larger than that where nothing more changes.
+    """
+    length, xp = pick_blur(blur, x, y), namespace(x, y)
+    largest = max(float(xp.max(abs(z))) for z in (x, y)) or length
+    if length < largest * _LEAST_RATIO:
+        raise ValueError(f"blur={length!r} is too small a length against data up to {largest:.3g}. Raise blur.")
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    return _in_unit(x, unit), _in_unit(y, unit), min(length / unit, 1.0 / _LEAST_RATIO), unit
+
+
+def _in_unit(z: Array, unit: float) -> Array:
+    xp = namespace(z)
+    return xp.astype(xp.astype(z, xp.float64) / unit, z.dtype)
+
+
+def in_units_of_data(z: Array, unit: float, power: int = 1) -> Array:
+    """Return lengths (squared, with a power of 2) that were measured in a unit, or an error where their dtype ends."""
+    xp = namespace(z)
+    values, limits = xp.astype(z, xp.float64), xp.finfo(z.dtype)
+    with np.errstate(over="ignore"):
+        for _ in range(power):
+            values = values * unit
+    largest = float(xp.max(abs(values)))
+    if largest > float(limits.max) or power == 2 and largest < float(limits.smallest_normal) and bool(xp.any(z != 0)):
+        raise ValueError(
+            f"A result is {float(xp.max(abs(z))):.3g} times {unit:.3g} to the power of {power}, a number that "
+            f"{z.dtype} does not hold. Give data in float64, or in another unit."
+        )
+    return xp.astype(values, z.dtype)
+
+
+def _in_squared_units(p: Potentials, unit: float) -> Potentials:
+    return p._replace(f=in_units_of_data(p.f, unit, power=2), g=in_units_of_data(p.g, unit, power=2))
 
 
 def _out_of_frame(p: Potentials, pair: Centred) -> Potentials:
@@ -287,7 +413,7 @@ def _out_of_frame(p: Potentials, pair: Centred) -> Potentials:
     return p._replace(f=f, g=p.g - xp.sum(pair.y * shift, axis=-1))
 
 
-def _into_frame(p: Potentials, pair: Centred) -> Potentials:
+def _into_frame(p: Potentials, pair: Centred, unit: float) -> Potentials:
     """Return a start for the centred clouds from potentials of the clouds where they lie."""
     if not isinstance(p, Potentials):
         raise TypeError(f"init is a {type(p).__name__}; give Potentials, such as previous.potentials, or init=None.")
@@ -300,5 +426,6 @@ def _into_frame(p: Potentials, pair: Centred) -> Potentials:
         )
     if not bool(namespace(p.g).all(namespace(p.g).isfinite(p.g))):
         raise ValueError("init.g contains NaN or infinite values; start from a converged solve, or from init=None.")
-    g = namespace(pair.y).astype(p.g, pair.y.dtype)
+    xp = namespace(pair.y)
+    g = xp.astype(xp.astype(p.g, xp.float64) / unit / unit, pair.y.dtype)
     return p._replace(g=g + namespace(pair.y).sum(pair.y * (pair.x_mean - pair.y_mean), axis=-1))

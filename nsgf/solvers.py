@@ -21,11 +21,12 @@ from typing import Any, Literal, NamedTuple, Self
 
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
-from nsgf.fixed_point import LEAST_UNIT, rms
-from nsgf.kernel import Kernel, barycentric_map, half_squares, is_dense, neighbours
+from nsgf.fixed_point import least_unit, most_unit, rms
+from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, is_wide, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
+_NEAR = 1e-6  # of the squared extent: clouds at such a distance may lie in one frame
 _ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one stack
 _STACK = 32  # problems of one stack: the slowest of them decides when it ends
 POT_METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
@@ -64,7 +65,7 @@ Cloud = tuple[Array, Array]  # points (…, n, d) and their weights (n,)
 
 @dataclasses.dataclass(frozen=True)
 class Centred:
-    """Two weighted clouds, each moved to zero mean.
+    """Two weighted clouds, each moved to zero mean, or both by one vector where they are too wide for the blur.
 
     Attributes
     ----------
@@ -84,10 +85,15 @@ class Centred:
     y_mean: Array
 
     @classmethod
-    def of(cls, x: Array, y: Array, a: Array, b: Array) -> Self:
-        """Return the clouds, each moved to zero mean."""
+    def of(cls, x: Array, y: Array, a: Array, b: Array, eps: float) -> Self:
+        """Return the clouds, each moved to zero mean; wide ones keep the differences of their points to all digits."""
         x_mean, y_mean = a @ x, b @ y  # (…, d)
-        return cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+        pair = cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+        size = extent(pair.x, pair.y)
+        if size <= RESOLVED * eps or float(half_squares(x_mean - y_mean).max()) > _NEAR * size:
+            return pair
+        middle = namespace(x).sort(x, axis=-2)[..., x.shape[-2] // 2, :]
+        return cls(x - middle[..., None, :], y - middle[..., None, :], a, b, middle, middle)
 
     def at(self, z: Array, cross: "Potentials", own: "Potentials", eps: float) -> Array:
         """Return T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
@@ -201,20 +207,6 @@ class _Called(Solver):
         return self.call(x, y, eps, a, b, init=init)
 
 
-def cost(x: Array, y: Array) -> Array:
-    """Return C(x, y) = ½|x − y|² between all rows, shape (n, m).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> cost(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
-    array([[12.5]])
-    """
-    xp = namespace(x, y)
-    squares = 0.5 * xp.sum(x * x, axis=1)[:, None] + 0.5 * xp.sum(y * y, axis=1)[None, :]
-    return xp.clip(squares - x @ y.T, 0.0, None)  # (n, m)
-
-
 def log(w: Array) -> Array:
     """Return log w, −∞ at weights of zero and without the warning."""
     xp = namespace(w)
@@ -272,7 +264,7 @@ class POT(Solver):
         """Return the potentials of (x, a) and (y, b); of `init` only ``g`` is read, at the rows of `y`."""
         if self.method == "auto":
             return self._auto(x, y, eps, a, b, init)
-        M, log_a, log_b = cost(x, y) / eps, log(a), log(b)  # (n, m), (n,), (m,)
+        M, log_a, log_b = cost(x / math.sqrt(eps), y / math.sqrt(eps)), log(a), log(b)  # (n, m), (n,), (m,)
         n_iter, log_v = self._scalings(M, a, b, None if init is None else init.g / eps + log_b)
         return _certified(M, log_a, log_b, log_v, eps, n_iter, self.tol)
 
@@ -384,16 +376,19 @@ class Sinkhorn(Solver):
     def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
 
-        That is root-mean-square over the particles, relative to the difference, and to be within `tol`.
+        That is root-mean-square over the particles, relative to the difference, and to be within `tol`; a difference
+        is here no smaller than a tenth of the blur, or of the extent of the clouds, and no larger than that extent.
         """
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
-        least = LEAST_UNIT * math.sqrt(eps)
+        blur = math.sqrt(eps)
+        length = extent(pair.x, pair.y) ** 0.5 / blur
+        limits = blur * least_unit(length), blur * most_unit(length)
 
         def size(v: Array) -> Array:
             return rms(v[..., rows, :])  # (…)
 
         def allowed(share: float, v: Array) -> Array:
-            return share * self.tol * xp.clip(size(v), least, None)
+            return share * self.tol * xp.clip(size(v), *limits)
 
         own = _own(pair.x, eps, pair.a, tol=_OWN_SHARE * self.tol)
         cross, v = self._crossed(pair, eps, init, own, _CROSS_SHARE)
@@ -405,9 +400,9 @@ class Sinkhorn(Solver):
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
             cross = again.after(cross)
         T_error, (f, g) = cross.T_error + own.T_error, (cross.potentials, own.potentials)
-        relative = float(xp.max(T_error / xp.where(size(v) > 0, size(v), least)))
+        relative = float(xp.max(T_error / xp.clip(size(v), *limits)))
         error = max(f.error, g.error, relative if math.isfinite(relative) else math.inf)
-        return Difference(v, f, g, error, f.converged and g.converged and bool((T_error <= allowed(1.0, v)).all()))
+        return Difference(v, f, g, error, f.converged and g.converged and relative <= self.tol)
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
@@ -456,11 +451,13 @@ def self_potentials(
 def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
     """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
-    base = xs.rows(base / math.sqrt(eps))
+    base, wide = xs.rows(base / math.sqrt(eps)), is_wide(xs.x, ys.x)
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
-        h = fixed_point.start(*clouds) if h is None else namespace(h).astype(h, dtype)
+        if h is None:
+            h = 0.0 * clouds[1][..., 0] if wide else fixed_point.start(*clouds)
+        h = namespace(h).astype(h, dtype, copy=False)
         return fixed_point.solve_cross(Kernel(*clouds, drop=_DROP * solver.tol), h, base, solver.tol, max_iter)
 
     h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
@@ -485,6 +482,22 @@ def _own(
     solved, precision = _precisely(solve, h, xs, xs, tol, max_iter)
     f, T = xs.everywhere(0.5 * (solved.h + solved.phi), solved.T, xs, solved.h)  # one more iteration
     return _mapped(solved, f, f, T, precision, x, eps)
+
+
+def dual_value(
+    x_a: Cloud, y_b: Cloud, eps: float, start: Potentials, enough: float = math.inf, max_iter: int = 0
+) -> tuple[float, float]:
+    """Return W_ε of the clouds, and its error, in float64, from potentials near the solution.
+
+    They are refined first where the error is to be small: `enough`.
+    """
+    xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
+    xp = namespace(xs.x)
+    x, y, a, b = xs.rows(xs.x, xp.float64), ys.rows(ys.x, xp.float64), xs.weights(None), ys.weights(None)
+    kernel = Kernel(x, y, a, b)
+    h = xp.astype(ys.rows((start.g / eps)[..., None])[..., 0], xp.float64)
+    value, error = fixed_point.dual_value(kernel, h, enough / eps, max_iter, x_a is y_b)
+    return eps * value, eps * error
 
 
 class _Scaled:
@@ -533,11 +546,11 @@ def _precisely(
 ) -> tuple[fixed_point.Solution, str]:
     """Solve in float32 where its rounding is well within `tol`; go on in float64 where that does not get there."""
     xp = namespace(xs.x)
-    size = max(float(xp.max(half_squares(z))) for z in (xs.x, ys.x))
+    size = extent(xs.x, ys.x)
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
     light = min(float(xp.min(xp.where(z.a > 0, z.a, 1.0))) for z in (xs, ys))
-    rounded = fixed_point.rounding(size, xp.float32)
+    rounded = fixed_point.rounding(size, size**0.5, xp.float32)
     if tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5:
         solved = solve(xp.float32, h, max_iter)
         if solved.within or solved.n_iter >= max_iter:
@@ -552,10 +565,13 @@ def _mapped(
 ) -> _Mapped:
     """Return a solution in the units, library and dtype of the cloud x."""
     blur, xp = math.sqrt(eps), namespace(T)
+    units = (eps, eps, blur, blur)  # which the dtype of the arithmetic need not hold
     error = float(xp.max(solved.marginal))
     error = error if math.isfinite(error) else 2.0
-    potentials = Potentials(like(f * eps, x), like(g * eps, x), error, solved.n_iter, solved.within, precision)
-    return _Mapped(potentials, like(T * blur, x), like(solved.T_error * blur, x))
+    f, g, T, T_error = (
+        like(xp.astype(z, xp.float64) * u, x) for z, u in zip((f, g, T, solved.T_error), units, strict=True)
+    )
+    return _Mapped(Potentials(f, g, error, solved.n_iter, solved.within, precision), T, T_error)
 
 
 def pick_solver(solver: object) -> Solver:

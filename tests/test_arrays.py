@@ -126,9 +126,7 @@ def test_mixed_libraries_name_both(convert):
     assert re.search("^x is a (numpy|torch) array but y is a (numpy|torch) array; convert", text)
 
 
-@pytest.mark.parametrize(
-    "blur", [0, 0.0, -1.0, np.nan, np.inf, "big", "0.5", None, [1.0], np.ones(2), 1j, 1e-200, 1e200]
-)
+@pytest.mark.parametrize("blur", [0, 0.0, -1.0, np.nan, np.inf, "big", "0.5", None, [1.0], np.ones(2), 1j, 1e-200])
 @pytest.mark.parametrize("function", [sinkhorn_velocity, sinkhorn_divergence])
 def test_bad_blur_is_named(function, blur):
     assert re.search("^blur=.*(positive|length)", message(function, X, Y, blur))

@@ -12,7 +12,7 @@ from nsgf.kernel import Kernel, neighbours
 def test_blocks_that_leave_out_columns_give_the_same_velocity(monkeypatch, stored):
     x, y = far_samples(900, 700)
     dense = sinkhorn_velocity(x, y, 0.2, solver=Sinkhorn(tol=1e-4))
-    for name, value in {"_DENSE": 0, "_BLOCK": 2**16, "_STORED": stored, "_LEAF": 64}.items():
+    for name, value in {"_DENSE": 0, "BLOCK": 2**16, "_STORED": stored, "_LEAF": 64}.items():
         monkeypatch.setattr(kernel, name, value)
     sparse = sinkhorn_velocity(x, y, 0.2, solver=Sinkhorn(tol=1e-4))
     assert sparse.converged
@@ -20,7 +20,7 @@ def test_blocks_that_leave_out_columns_give_the_same_velocity(monkeypatch, store
 
 
 def test_blocks_leave_out_columns(monkeypatch):
-    for name, value in {"_DENSE": 0, "_BLOCK": 2**16, "_LEAF": 64}.items():
+    for name, value in {"_DENSE": 0, "BLOCK": 2**16, "_LEAF": 64}.items():
         monkeypatch.setattr(kernel, name, value)
     x, y = (z / 0.2 for z in far_samples(900, 700))
     K = Kernel(x[neighbours(x)], y, np.full(900, 1 / 900), np.full(700, 1 / 700))

@@ -1,6 +1,7 @@
 """Laws of the empirical velocity, of the divergence, and of the certificate that both carry."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import ot
@@ -22,6 +23,7 @@ from strategies import (
 from tolerances import TIGHT, rounding, solver_limited
 from velocities import assert_same_velocity, quietly, reference_velocity
 
+from nsgf.flow import sinkhorn_flow
 from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, sinkhorn_velocity, spread
 from nsgf.solvers import POT, Sinkhorn
 
@@ -248,6 +250,172 @@ def test_divergence_is_not_negative_and_symmetric(problem, dtype):
 def test_divergence_agrees_with_the_reference(problem):
     S = reference.divergence(problem.x, problem.y, problem.eps, problem.a, problem.b)
     assert divergence(problem) == pytest.approx(S, abs=1e-7 * problem.eps)
+
+
+# %% Over the whole range of blur, unit and offset
+
+wide_blurs = pytest.mark.parametrize("blur", [1e-4, 1e-2, 0.3, 1.0, 10.0, 1e3, 1e6, 1e12, 1e200])
+units = pytest.mark.parametrize("unit", [1e-300, 1e-170, 1e-100, 1e-30, 1e-22, 1e-10, 1e18, 1e30, 1e100, 1e160, 1e300])
+
+
+@dtypes
+@wide_blurs
+def test_divergence_of_equal_clouds_is_zero_within_its_error_at_any_blur(blur, dtype):
+    x, w = np.random.default_rng(0).normal(size=(20, 2)).astype(dtype), np.arange(1.0, 21.0)
+    mixed = np.random.default_rng(1).permutation(20)
+    for S in (sinkhorn_divergence(x, x, blur), sinkhorn_divergence(x, x[mixed], blur, w, w[mixed])):
+        assert 0.0 <= S <= S.error <= 1e-5 * min(blur, 1.0) ** 2 + 1e-12
+        assert S.converged
+
+
+@pytest.mark.parametrize("blur", [1e4, 1e6, 1e8, 1e12, 1e100, 1e200])
+def test_divergence_tends_to_that_of_the_means(blur):
+    x, y = (z + c for z, c in zip(np.random.default_rng(0).normal(size=(2, 30, 2)), (0.0, 0.3), strict=True))
+    limit = 0.5 * np.sum((x.mean(0) - y.mean(0)) ** 2)
+    S = sinkhorn_divergence(x, y, blur)
+    assert pytest.approx(limit, rel=1e-12 + 100 / blur / blur) == S
+    assert sinkhorn_velocity(x, y, blur).v == pytest.approx(np.tile(y.mean(0) - x.mean(0), (30, 1)), rel=1e-3)
+
+
+@pytest.mark.parametrize("blur", [0.3, 1.0, 10.0, 1e4])
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_divergence_of_near_clouds_goes_as_the_square_of_their_distance(size, blur):
+    x, push = np.random.default_rng(0).normal(size=(2, 12, 2))
+    S, twice = (sinkhorn_divergence(x, x + s * push, blur) for s in (size, 2 * size))
+    assert S.converged
+    assert twice - 4 * S == pytest.approx(0.0, abs=20 * size * S + twice.error + 4 * S.error)
+    assert size < 1e-4 or S.error < S
+
+
+@given(problem=coupled_problems(max_points=8), stretch=st.sampled_from([1.0, 10.0, 100.0]))
+@settings(max_examples=25)
+def test_error_of_a_divergence_bounds_the_true_one(problem, stretch):
+    problem = dataclasses.replace(problem, blur=stretch * problem.blur)
+    S = sinkhorn_divergence(*problem.args)
+    exact = reference.divergence(problem.x, problem.y, problem.eps, problem.a, problem.b)
+    assert S.converged
+    assert S.error <= 1e-3 * max(S, 0.005 * problem.eps)
+    assert abs(S - exact) <= S.error + 1e-11 * problem.eps
+
+
+@units
+def test_every_unit_of_length_gives_the_same(unit):
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 2)) + [[[0.0, 0.0]], [[1.0, 2.0]]]
+    res, scaled = sinkhorn_velocity(x, y, 0.3), sinkhorn_velocity(x * unit, y * unit, 0.3 * unit)
+    assert scaled.converged
+    np.testing.assert_allclose(scaled.v / unit, res.v, rtol=1e-9)
+    np.testing.assert_allclose(scaled(y * unit) / unit, res(y), rtol=1e-9)
+    flow, path = (sinkhorn_flow(x * s, y * s, 0.3 * s, n_steps=2) for s in (1.0, unit))
+    np.testing.assert_allclose(path.x / unit, flow.x, rtol=1e-9)
+    if 1e-150 < unit < 1e150:
+        assert sinkhorn_divergence(x * unit, y * unit, 0.3 * unit) / unit**2 == pytest.approx(
+            sinkhorn_divergence(x, y, 0.3), rel=1e-9
+        )
+        np.testing.assert_allclose(scaled.potentials.f / unit**2, res.potentials.f, rtol=1e-9)
+        again = sinkhorn_velocity(x * unit, y * unit, 0.3 * unit, init=scaled.potentials)
+        np.testing.assert_allclose(again.v / unit, res.v, rtol=1e-2)
+    else:
+        for call in (lambda: sinkhorn_divergence(x * unit, y * unit), lambda: scaled.potentials):
+            with pytest.raises(ValueError, match=r"does not hold.*unit"):
+                call()
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e18, 1e30])
+def test_float32_has_its_units_too(unit):
+    x, y = (np.random.default_rng(0).normal(size=(2, 20, 2)) + [[[0.0, 0.0]], [[1.0, 2.0]]]).astype("float32")
+    res, S = sinkhorn_velocity(x, y, 0.3), sinkhorn_divergence(x, y, 0.3)
+    x, y = (z * np.float32(unit) for z in (x, y))
+    scaled = sinkhorn_velocity(x, y, 0.3 * unit)
+    np.testing.assert_allclose(scaled.v / unit, res.v, atol=1e-4)
+    assert sinkhorn_divergence(x, y, 0.3 * unit) / unit**2 == pytest.approx(S, rel=1e-5)
+    if not 1e-19 < unit < 1e19:
+        with pytest.raises(ValueError, match=r"float32 does not hold.*float64"):
+            _ = scaled.potentials
+
+
+@pytest.mark.parametrize("offsets", [(1e6, 1e6), (0.0, 1e6), (1e8, -1e6)])
+def test_offsets_change_what_they_change_and_no_more(offsets):
+    x, y = np.rint(2.0**20 * np.random.default_rng(0).normal(size=(2, 20, 2))) / 2.0**20
+    (s, t), res = offsets, sinkhorn_velocity(x, y, 0.3)
+    off = sinkhorn_velocity(x + s, y + t, 0.3)
+    np.testing.assert_allclose(off.v - (t - s), res.v, atol=1e-3)
+    between = y.mean(0) - x.mean(0)
+    moved = sinkhorn_divergence(x, y, 0.3) + 0.5 * np.sum((between + t - s) ** 2 - between**2)
+    assert sinkhorn_divergence(x + s, y + t, 0.3) == pytest.approx(moved, rel=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6, 1e8, 1e10, 1e12, 1e15])
+def test_a_common_row_changes_nothing_wherever_it_is(far):
+    x, y = np.random.default_rng(1).normal(size=(2, 20, 2)) + [[[0.0, 0.0]], [[1.0, 1.0]]]
+    S, near = (sinkhorn_divergence(*(np.vstack([z, [r, r]]) for z in (x, y)), 0.3) for r in (far, 50.0))
+    assert S.converged
+    assert pytest.approx(near, abs=S.error + near.error) == S
+
+
+@pytest.mark.parametrize("blur", [1e-3, 0.3, 1e3])
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e9, 1e13])
+def test_a_far_row_in_one_cloud_is_right_or_flagged(far, blur):
+    x, y = np.random.default_rng(1).normal(size=(2, 20, 2))
+    y[0] = far
+    S = quietly(sinkhorn_divergence, x, y, blur)
+    half_W2 = 0.5 * ot.emd2([], [], ot.dist(x, y))
+    between = 0.5 * np.sum((x.mean(0) - y.mean(0)) ** 2)
+    if S.converged:
+        assert between * (1 - 1e-3) - S.error <= S <= half_W2 * (1 + 1e-3) + S.error
+
+
+@dtypes
+@pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (1, 5, 3), (4, 1, 1), (5, 5, 1000)])
+def test_small_and_wide_clouds_are_right_in_every_dtype(n, m, d, dtype):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-3, 4, size=(n, d)), rng.integers(-3, 4, size=(m, d))
+    S, asked = sinkhorn_divergence(x, y, 1e6), sinkhorn_divergence(x.astype(dtype), y.astype(dtype), 1e6)
+    assert pytest.approx(0.5 * np.sum((x.mean(0) - y.mean(0)) ** 2), rel=1e-6, abs=1e-6) == S
+    assert asked == pytest.approx(S, rel=1e-6)
+    for blur in (1e-3, 0.3):
+        res = quietly(sinkhorn_velocity, x.astype(dtype), y.astype(dtype), blur)
+        assert np.isfinite(res.v).all()
+        assert abs(res.v.mean(0) - (y.mean(0) - x.mean(0))).max() < 1e-2
+
+
+def test_weights_near_zero_are_as_good_as_zero():
+    x, y = np.random.default_rng(0).normal(size=(2, 8, 2))
+    S = [sinkhorn_divergence(x, y, 0.5, np.r_[w, np.ones(7)]) for w in (0.0, 1e-300, 1e-30)]
+    assert pytest.approx([S[0]] * 3, rel=1e-3) == S
+    assert all(s.converged for s in S)
+
+
+def test_zero_spread_at_any_offset():
+    x = np.full((5, 2), 0.1)
+    for c in (0.0, 0.1, 1e8):
+        S = sinkhorn_divergence(x + c, x[:3] + c)
+        assert S <= S.error <= 1e-12
+        assert sinkhorn_divergence(x + c, x[:3] + c + 1.0) == pytest.approx(1.0, rel=1e-7)
+
+
+def test_a_blur_that_the_data_do_not_resolve_is_refused():
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    for function in (sinkhorn_velocity, sinkhorn_divergence, sinkhorn_flow):
+        with pytest.raises(ValueError, match=r"blur=1e-30 is too small a length against data up to .*Raise blur"):
+            function(x, x, 1e-30)
+
+
+def test_a_divergence_is_a_float_with_its_certificate():
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 2))
+    S = sinkhorn_divergence(x, y)
+    again = pickle.loads(pickle.dumps(S))
+    assert (again, again.error, again.converged) == (S, S.error, True)
+    assert type(S + 1) is float
+    with pytest.warns(ConvergenceWarning):
+        assert not sinkhorn_divergence(*hard_problem(), solver=POT(tol=1e-9, max_iter=3)).converged
+
+
+def test_error_and_flag_of_a_velocity_agree():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    for y in (x, x[::-1], x + 1e-9, 1.001 * x):
+        for blur in (0.1, 1.0, 1e3):
+            res = quietly(sinkhorn_velocity, x, y, blur)
+            assert res.converged == (res.error <= 1e-3)
 
 
 # %% Agreement with the float64 reference, and the certificate
