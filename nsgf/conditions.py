@@ -61,7 +61,6 @@ class Labels(_Rows):
     values: "ArrayLike | Sequence[object]"
 
 
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers(_Rows):
     """Continuous conditions of the rows of a sample, with their weight in the transport.

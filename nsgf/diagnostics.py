@@ -167,9 +167,8 @@ def look_at(task: Task) -> bool:
     >>> str(caught[0].message)[:60]
     'X_src and X_tgt have features of very different spread: feat'
     """
-    named = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True))
-    named = named or [("X_src", task.source.x), ("X_tgt", task.target.x)]
-    given = [(name, x) for name, x in named if x is not None]
+    ends = [(name, side.x) for name, side in (("X_src", task.source), ("X_tgt", task.target)) if side.x is not None]
+    given = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True)) or ends
     square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
     found = [_far_rows(name, x) for name, x in given]
     found += [_narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]

@@ -83,7 +83,7 @@ class Task:
         if x is not None and not isinstance(encoder, tuple | list):
             samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
             check_widths(x, y, ("X_src", "X_tgt"))
-            samples.same_shape(samples.shape_of(X_src), samples.shape_of(X_tgt), ("X_src", "X_tgt"))
+            samples.same_shape(samples.shape_of(cast(ArrayLike, X_src)), samples.shape_of(X_tgt), ("X_src", "X_tgt"))
         codec = Codec.of(encoder, x, y)
         y = codec.encoded(y, -1)
         x = y if x is None else codec.encoded(x, 0)
