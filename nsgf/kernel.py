@@ -94,8 +94,8 @@ class Kernel:
         self.half_x, self.half_y = half_squares(x), half_squares(y)
         self.xp = namespace(x, y)
         self.size = max(float(self.half_x.max()), float(self.half_y.max()))  # of what exponents are made of
-        self.length, self._wide = self.size**0.5, self.size > RESOLVED
-        if self._wide:  # costs are taken from differences, and no part of them is left to the potentials
+        self.length, self.wide = self.size**0.5, self.size > RESOLVED
+        if self.wide:  # costs are taken from differences, and no part of them is left to the potentials
             self.half_x, self.half_y = 0.0 * self.half_x, 0.0 * self.half_y
         self._floor = self.xp.asarray(_FLOOR[self.xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
         n, m = x.shape[-2], y.shape[-2]
@@ -130,14 +130,14 @@ class Kernel:
                 K /= mass[..., None]
             if keep:
                 self._keep(rows, K)
-        if self._wide:
+        if self.wide:
             self.size = float(xp.maximum(abs(phi).max(), abs(h).max()))
         return phi + self.half_x
 
     def absorb_both(self, h: Array) -> None:
         """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""
         self._take(h - self.half_x, h)
-        if self._wide:
+        if self.wide:
             self.size = float(abs(h).max())
         for rows, K in self._scores():
             self._keep(rows, self._exp(K))
@@ -182,7 +182,7 @@ class Kernel:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
         xp, self.h = self.xp, h
         one, column = xp.ones_like(self.x[..., :1]), (h - self.half_y)[..., None]
-        x, y = (self.x[..., :0], self.y[..., :0]) if self._wide else (self.x, self.y)
+        x, y = (self.x[..., :0], self.y[..., :0]) if self.wide else (self.x, self.y)
         self._x = xp.concat([x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
         self._y = _transposed(xp.concat([y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
         self._kept: list[tuple[slice, Any, Array | None]] = []
@@ -236,7 +236,7 @@ class Kernel:
         x, y = self._x[..., rows, :], self._y[..., :, columns]
         shape = (*x.shape[:-1], y.shape[-1])
         K = self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
-        if self._wide:
+        if self.wide:
             K -= cost(self.x[..., rows, :], self.y[..., columns, :])
         return K
 

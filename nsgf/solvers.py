@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, Self
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
 from nsgf.fixed_point import least_unit, most_unit, rms
-from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, is_wide, neighbours
+from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
@@ -89,6 +89,8 @@ class Centred:
         """Return the clouds, each moved to zero mean; wide ones keep the differences of their points to all digits."""
         x_mean, y_mean = a @ x, b @ y  # (…, d)
         pair = cls(x - x_mean[..., None, :], y - y_mean[..., None, :], a, b, x_mean, y_mean)
+        if x.shape[-1] * max(float(abs(z).max()) for z in (pair.x, pair.y)) ** 2 <= RESOLVED * eps:  # a quick bound
+            return pair
         size = extent(pair.x, pair.y)
         if size <= RESOLVED * eps or float(half_squares(x_mean - y_mean).max()) > _NEAR * size:
             return pair
@@ -451,14 +453,15 @@ def self_potentials(
 def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
     """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
-    base, wide = xs.rows(base / math.sqrt(eps)), is_wide(xs.x, ys.x)
+    base = xs.rows(base / math.sqrt(eps))
 
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
+        kernel = Kernel(*clouds, drop=_DROP * solver.tol)
         if h is None:
-            h = 0.0 * clouds[1][..., 0] if wide else fixed_point.start(*clouds)
+            h = 0.0 * clouds[1][..., 0] if kernel.wide else fixed_point.start(*clouds)
         h = namespace(h).astype(h, dtype, copy=False)
-        return fixed_point.solve_cross(Kernel(*clouds, drop=_DROP * solver.tol), h, base, solver.tol, max_iter)
+        return fixed_point.solve_cross(kernel, h, base, solver.tol, max_iter)
 
     h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
     solved, precision = _precisely(solve, h, xs, ys, solver.tol, solver.max_iter)
