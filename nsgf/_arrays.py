@@ -14,7 +14,6 @@ import numpy as np
 from array_api_compat import array_namespace, device as device, is_cupy_array, is_numpy_array, is_torch_array
 
 Array = Any  # a NumPy, CuPy or torch array: the three share no base class
-LARGEST = 1e150  # of the numbers of a cloud: sums of their squares stay below 1e308
 
 _NAMESPACES: dict[type, Any] = {}  # of each kind of array: array_namespace takes as long as a small sum
 
@@ -47,10 +46,6 @@ def as_points(X: Any, name: str) -> Array:
         where = _places(to_numpy(~xp.isfinite(X)))
         raise ValueError(
             f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
-        )
-    if top > LARGEST:
-        raise ValueError(
-            f"{name} has values up to {top:.3g}, whose squares overflow. Give them in a larger unit, below {LARGEST:g}."
         )
     return X
 

@@ -32,6 +32,8 @@ __all__ = [
     "wasserstein",
 ]
 
+_LARGEST = 1e150  # of the numbers of a cloud: squares of distances stay below 1e308
+
 
 class PrecisionRecall(NamedTuple):
     """Overlap of made and real samples.
@@ -459,7 +461,13 @@ def _in_one_unit(names: tuple[str, ...], *clouds: ArrayLike, least: int = 1) -> 
         if len(z) < least:
             raise ValueError(f"{name} has {len(z)} of at least {least} rows that this figure needs. Give more samples.")
     rows = [np.asarray(to_numpy(z), dtype=np.float64) for z, _ in pairs]
-    unit = 2.0 ** int(np.frexp(max(np.abs(z).max() for z in rows))[1])
+    top = max(float(np.abs(z).max()) for z in rows)
+    if top > _LARGEST:
+        raise ValueError(
+            f"{names[0]} and {names[1]} reach {top:.3g}, whose squares overflow. Give them in a larger unit, "
+            f"below {_LARGEST:g}."
+        )
+    unit = 2.0 ** int(np.frexp(top)[1])
     return [z / unit for z in rows], unit
 
 

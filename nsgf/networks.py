@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsgf import _io, _random
+from nsgf import _checks, _io, _random
 
 __all__ = ["MLP", "OnImages", "TimeEmbedding", "TimePredictor", "UNet", "build", "predictor"]
 
@@ -50,6 +50,11 @@ class MLP(nn.Module):
     n_conditions : int
         Numbers k of a condition, for a conditional field.
 
+    Raises
+    ------
+    ValueError
+        On a width below 1.
+
     Examples
     --------
     >>> MLP(2)(torch.zeros(5, 2), torch.zeros(5)).shape
@@ -58,6 +63,8 @@ class MLP(nn.Module):
 
     def __init__(self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0) -> None:
         super().__init__()
+        for name, value in (("n_features", n_features), ("width", width)):
+            _checks.count(name, value)
         self.n_features, self.width, self.depth, self.n_conditions = n_features, width, depth, n_conditions
         self.time = TimeEmbedding()
         n_inputs = n_features + 2 * len(self.time.frequencies) + n_conditions

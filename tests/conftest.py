@@ -5,6 +5,7 @@ Tolerances stand in tolerances.py, problems in strategies.py, quick parameters a
 
 import functools
 import os
+import signal
 
 import pytest
 from common import QUICK, samples
@@ -29,6 +30,11 @@ def missing_for_gpu():
         return "CuPy is not installed"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"no CUDA device: {error}"
+
+
+def pytest_configure(config):
+    """Let Ctrl-C be a KeyboardInterrupt also where the suite runs in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

@@ -517,3 +517,10 @@ def test_tensors_and_lists_are_welcome(dtype):
 def test_errors_name_the_argument_its_value_and_the_way_out(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(np.arange(20.0).reshape(10, 2))
+
+
+def test_numbers_whose_squares_overflow_are_turned_away():
+    x = np.ones((4, 2)) * 1e160
+    for measure in (metrics.wasserstein, metrics.mmd, metrics.frechet_distance):
+        with pytest.raises(ValueError, match="squares overflow.*larger unit"):
+            measure(x, x)

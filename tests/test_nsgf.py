@@ -26,7 +26,7 @@ def test_transport_comes_nearer_the_target_than_the_source_was(flow):
 
 def test_score_is_larger_for_a_better_transport(flow):
     untrained = NSGF(**QUICK | {"max_iter": 1})
-    with pytest.warns(UserWarning, match="regression_gap"):
+    with pytest.warns(UserWarning, match="raise max_iter or n_batches"):
         untrained.fit(*samples())
     x, y = samples(300, seed=1)
     assert 0 >= flow.score(x, y) > untrained.score(x, y)

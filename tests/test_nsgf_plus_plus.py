@@ -31,14 +31,15 @@ def test_two_phases_come_nearer_the_target_than_the_first_alone(fitted):
 
 
 @ignore_report
-def test_the_predictor_recovers_the_time_between_separated_clouds():
+def test_the_predictor_recovers_the_time_between_clouds_of_different_spread():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 500, 2)) * 0.3 + np.array([[[0.0, 0.0]], [[6.0, 2.0]]])
+    x, y = rng.normal(size=(2, 500, 40)) * np.array([[[1.0]], [[0.1]]])
+    y = y + 1e3  # where the mean is gone after phase 1
     model = NSGFPlusPlus(**TWO | {"max_iter": (50, 1, 1000)}).fit(x, y)
-    assert model.report_["time_error"] < 0.05
-    t, i = rng.uniform(size=400), rng.integers(500, size=(2, 400))
-    on_lines = (1 - t[:, None]) * x[i[0]] + t[:, None] * y[i[1]]
-    assert np.abs(model.predict_time(on_lines) - t).mean() < 0.05
+    assert model.report_["time_error"] < 0.08
+    t, i = rng.uniform(size=(400, 1)), rng.integers(500, size=(2, 400))
+    on_lines = y.mean(axis=0) + (1 - t) * (x - x.mean(axis=0))[i[0]] + t * (y - y.mean(axis=0))[i[1]]
+    assert np.abs(model.predict_time(on_lines) - t[:, 0]).mean() < 0.1
 
 
 def test_phase_two_starts_where_phase_one_ended_at_the_calibrated_time(fitted):
@@ -52,8 +53,9 @@ def test_phase_two_starts_where_phase_one_ended_at_the_calibrated_time(fitted):
     assert np.all((tau >= 0) & (tau <= 1))
     assert 0.1 < tau.mean() < 0.9
     tau = (report["time_gain"] * tau + report["time_shift"]).clip(0.0, 1.0)
-    frame = Frame(fitted.shift_, fitted.scale_, fitted.sample_shape_)
-    ends = ode.integrate(Field(fitted.straight_field_), frame.to_unit(path[2]), np.linspace(tau, 1.0, 6))
+    origins = np.stack([fitted.source_shift_, fitted.shift_])
+    frame = Frame(origins, (0.0, 1.0), fitted.scale_, fitted.sample_shape_)
+    ends = ode.integrate(Field(fitted.straight_field_), frame.to_unit(path[2], 1.0), np.linspace(tau, 1.0, 6))
     np.testing.assert_allclose(frame.to_data(ends), path[-1], atol=NETWORK)
 
 

