@@ -23,7 +23,8 @@ from nsgf.trials import Trial
 
 _FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least so many rows
 _NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the size of a field's error, or lost in it
-_MISFIT, _MISFITS, _ABSURD = 1.5, 0.2, 10.0  # factor between deviations of many features, how many, and that of any
+_MANY = 0.2  # of the features: fewer of them that are narrow, as pixels at the edge, may be
+_MISFIT, _MISFITS, _ABSURD = 1.5, 0.5, 5.0  # factor between deviations of half of the features, and of any
 _WIDER, _SURE, _DISCREPANCY = (
     1.8,
     0.01,
@@ -195,7 +196,7 @@ def _narrow_features(name: str, widths: np.ndarray, task: Task) -> str:
     varies = widths > 1e-7 * widths.max()
     narrow = np.flatnonzero(varies & (widths < _NARROW * widths.max()))
     is_lost = bool((widths[narrow] < _LOST * widths.max()).any())
-    if len(task.shape) > 1 or not (is_lost or len(narrow) > _MISFITS * varies.sum()):
+    if len(task.shape) > 1 or not (is_lost or len(narrow) > _MANY * varies.sum()):
         return ""
     names = task.features.names
     shown = [f"feature {i}" if names is None or task.codec.each else repr(names[i]) for i in narrow[:5]]
@@ -214,7 +215,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     width, least, greatest = (figures.get(k, 1.0) for k in ("width", "least_width", "greatest_width"))
     if not 1 / _WIDER < width < _WIDER:
         found["width"] = f"what is made is {width:.2g} times as wide as the target"
-    if figures.get("misfits", 0.0) > _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:
+    if figures.get("misfits", 0.0) >= _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:
         found["misfits"] = f"features are from {least:.2g} to {greatest:.2g} times as wide as the target's"
     if law_is_other:
         found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"

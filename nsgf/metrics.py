@@ -32,7 +32,7 @@ __all__ = [
     "wasserstein",
 ]
 
-_LARGEST = 1e150  # of the numbers of a cloud: squares of distances stay below 1e308
+_LEAST = 1e-150  # of lengths whose squares float64 holds
 
 
 class PrecisionRecall(NamedTuple):
@@ -366,7 +366,12 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     (a, b), rank = _centred(a, b), min(max(len(a), len(b)), a.shape[1])
     L_a, L_b = _root(a, rank), _root(b, rank)
     Q, _ = orthogonal_procrustes(L_b, L_a)
-    return unit**2 * float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + np.sum((L_a - L_b @ Q) ** 2))
+    squared = float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + np.sum((L_a - L_b @ Q) ** 2))
+    if squared and not _LEAST < unit < 1 / _LEAST:
+        raise ValueError(
+            f"features_a and features_b reach {unit:.2g}, whose square float64 does not hold: give another unit."
+        )
+    return unit * (unit * squared)
 
 
 def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionRecall:
@@ -462,12 +467,7 @@ def _in_one_unit(names: tuple[str, ...], *clouds: ArrayLike, least: int = 1) -> 
             raise ValueError(f"{name} has {len(z)} of at least {least} rows that this figure needs. Give more samples.")
     rows = [np.asarray(to_numpy(z), dtype=np.float64) for z, _ in pairs]
     top = max(float(np.abs(z).max()) for z in rows)
-    if top > _LARGEST:
-        raise ValueError(
-            f"{names[0]} and {names[1]} reach {top:.3g}, whose squares overflow. Give them in a larger unit, "
-            f"below {_LARGEST:g}."
-        )
-    unit = 2.0 ** int(np.frexp(top)[1])
+    unit = 2.0 ** (int(np.frexp(top)[1]) - 1)
     return [z / unit for z in rows], unit
 
 

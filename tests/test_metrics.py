@@ -519,8 +519,10 @@ def test_errors_name_the_argument_its_value_and_the_way_out(call, message):
         call(np.arange(20.0).reshape(10, 2))
 
 
-def test_numbers_whose_squares_overflow_are_turned_away():
-    x = np.ones((4, 2)) * 1e160
-    for measure in (metrics.wasserstein, metrics.mmd, metrics.frechet_distance):
-        with pytest.raises(ValueError, match="squares overflow.*larger unit"):
-            measure(x, x)
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e160, 1.7e308])
+def test_lengths_are_found_in_every_unit_and_squares_where_float64_holds_them(unit):
+    x, y = np.random.default_rng(0).uniform(-1, 1, size=(2, 20, 2))
+    for measure, power in ((metrics.wasserstein, 1), (metrics.mmd, 0), (metrics.energy_distance, 0.5)):
+        assert measure(unit * x, unit * y) == pytest.approx(unit**power * measure(x, y), rel=1e-9)
+    with pytest.raises(ValueError, match="square float64 does not hold"):
+        metrics.frechet_distance(unit * x, unit * y)

@@ -1,22 +1,14 @@
 """The score of an estimator: minus a distance of the user's choice, which nothing in the estimator changes."""
 
-import functools
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from nsgf import metrics
-from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, spread
+from nsgf.sinkhorn import pick_blur, sinkhorn_divergence
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
-_DEGREES = {  # k, where data c times as large have a distance c**k times as large
-    "sinkhorn_divergence": 2.0,
-    "wasserstein": 1.0,
-    "sliced_wasserstein": 1.0,
-    "mmd": 0.0,
-    "energy_distance": 0.5,
-}
+_NAMES = ("sinkhorn_divergence", "wasserstein", "sliced_wasserstein", "mmd", "energy_distance")
 
 
 def distance_of(metric: "str | Distance") -> Distance:
@@ -31,26 +23,12 @@ def distance_of(metric: "str | Distance") -> Distance:
     """
     if callable(metric):
         return metric
-    if isinstance(metric, str) and metric in _DEGREES:
-        return functools.partial(_distance, metric)
-    raise ValueError(
-        f"metric={metric!r} is unknown; choose one of {', '.join(map(repr, _DEGREES))}, or give a function of the "
-        "carried samples (n, d) and the target samples (m, d)."
-    )
-
-
-def _distance(name: str, x: np.ndarray, y: np.ndarray) -> float:
-    """Return a distance of `nsgf.metrics`, found in units of the spread of `y` around its mean."""
-    origin = y.mean(axis=0)
-    unit = spread(y - origin) or 1.0
-    degree = _DEGREES[name]
-    if abs(degree * math.log10(unit)) > 300:
+    if metric not in _NAMES:
         raise ValueError(
-            f"metric={name!r} of targets with a spread of {unit:.2g} leaves the range of float64. Rescale the data, or "
-            "choose metric='mmd', which has no unit."
+            f"metric={metric!r} is unknown; choose one of {', '.join(map(repr, _NAMES))}, or give a function of the "
+            "carried samples (n, d) and the target samples (m, d)."
         )
-    distance = _divergence if name == "sinkhorn_divergence" else getattr(metrics, name)
-    return unit**degree * float(distance((x - origin) / unit, (y - origin) / unit))
+    return _divergence if metric == "sinkhorn_divergence" else getattr(metrics, metric)
 
 
 def _divergence(x: np.ndarray, y: np.ndarray) -> float:
