@@ -25,11 +25,8 @@ _FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least s
 _NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the size of a field's error, or lost in it
 _MANY = 0.2  # of the features: fewer of them that are narrow, as pixels at the edge, may be
 _MISFIT, _MISFITS, _ABSURD = 1.5, 0.5, 5.0  # factor between deviations of half of the features, and of any
-_WIDER, _SURE, _DISCREPANCY = (
-    1.8,
-    0.01,
-    0.01,
-)  # factor of all features, level of the test, and the least MMD² of account
+_WIDER = 1.8  # factor between deviations of all features together
+_SURE, _DISCREPANCY = 0.01, 0.01  # level of the two-sample test, and the least MMD² of account
 _GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
