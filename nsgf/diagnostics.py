@@ -14,8 +14,9 @@ from torch import nn
 
 from nsgf import _checks, metrics, trials
 from nsgf._arrays import Array
+from nsgf.conditions import Classes
 from nsgf.matching import relative_error
-from nsgf.minibatches import Problem
+from nsgf.minibatches import Problem, Side
 from nsgf.pool import Filled, Steps
 from nsgf.sinkhorn import Velocity
 from nsgf.task import Task
@@ -165,14 +166,34 @@ def look_at(task: Task) -> bool:
     >>> str(caught[0].message)[:60]
     'X_src and X_tgt have features of very different spread: feat'
     """
-    ends = [(name, side.x) for name, side in (("X_src", task.source), ("X_tgt", task.target)) if side.x is not None]
-    given = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True)) or ends
-    square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
-    found = [_far_rows(name, x) for name, x in given]
-    found += [_narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]
+    course = [(f"X_src at time {t:g}", Side(x)) for t, x in zip(task.times, task.snapshots, strict=True)]
+    ends = [(name, side) for name, side in (("X_src", task.source), ("X_tgt", task.target)) if side.x is not None]
+    given = course or ends
+    within = [_within_labels(side, task) for _, side in given]
+    found = [_far_rows(name, side.rows) for name, side in given]
+    found += [_far_labels(name, side, square) for (name, side), square in zip(given, within, strict=True)]
+    widths = np.sqrt(np.mean(within, axis=0))
+    found += [_narrow_features(" and ".join(name for name, _ in given), widths, task)]
     for text in filter(None, found):
         _checks.warn(text)
     return any(found)
+
+
+def _within_labels(side: Side, task: Task) -> np.ndarray:
+    """Return the variance (d,) of every feature, within labels where there are some."""
+    is_labelled = isinstance(task.kinds, Classes) and side.known is not None
+    return trials.variance(side.rows, side.codes[:, None] if is_labelled else None)
+
+
+def _far_labels(name: str, side: Side, within: np.ndarray) -> str:
+    total = float(side.rows.var(axis=0, dtype=np.float64).sum())
+    if not 0 < within.sum() < _NARROW**2 * total:
+        return ""
+    share = (within.sum() / total) ** 0.5
+    return (
+        f"{name} has labels that lie far from each other: the rows of one label have {share:.2g} of "
+        "the spread of all, and would be one point to the field. Fit each label by itself."
+    )
 
 
 def _far_rows(name: str, x: np.ndarray) -> str:

@@ -73,6 +73,13 @@ LOUD = {
     "a flow that stops short": Case((X, Y), {"step_size": 0.1}, "raise n_steps or step_size", {"step_size": 1.0}),
     "few rows": Case((X[:30], MOONS[:20]), {}, "too few rows: give more", better=(X, MOONS)),
     "mixed units": Case((X * UNITS, Y * UNITS), {}, "very different spread: feature 0", {"encoder": StandardScaler()}),
+    "labels far apart": Case(
+        (None, MOONS + 1e4 * (np.arange(400) % 2)[:, None]),
+        {},
+        "labels that lie far from each other.*by itself",
+        better=(None, MOONS[::2]),
+        known={"y_tgt": np.arange(400) % 2},
+    ),
     "one far row": Case((X, with_outlier(Y)), {}, "X_tgt has 1 of 401 rows far .* rows 400", better=(X, Y)),
 }
 LONG = QUICK | {"max_iter": 600, "batch_size": 256}
@@ -81,7 +88,7 @@ LONG = QUICK | {"max_iter": 600, "batch_size": 256}
 @pytest.mark.parametrize("case", LOUD.values(), ids=LOUD)
 def test_a_fit_that_went_wrong_says_so_and_its_remedy_helps(case):
     with pytest.warns(UserWarning, match=case.words):
-        NSGF(**LONG | case.parameters).fit(*case.samples)
+        NSGF(**LONG | case.parameters).fit(*case.samples, **case.known)
     with warnings.catch_warnings(action="error"):
         NSGF(**LONG | case.parameters | case.helps).fit(*case.better or case.samples)
 
