@@ -19,8 +19,8 @@ from nsgf.field import Field
 class FlowMatching:
     """A field of straight lines from the source of a task to its target, in the task's units and moving origin.
 
-    As for the estimators, each sample is seen from its own mean and the mean goes its known way: a line of the data is a
-    line there too, at the same times.
+    As for the estimators, each sample is seen from its own mean, and the mean goes its known way: a line of the data is
+    a line there too, at the same times.
 
     Parameters
     ----------

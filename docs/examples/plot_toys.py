@@ -30,7 +30,7 @@ print({name: f"{value:.2g}" for name, value in model.report_.items()})
 
 # %%
 # For the report, 400 rows of each sample were held out. What is made of those of the source has the law of those of the
-# target, as far as a test can tell (``"p_value"``), and is as wide (``"width"``). :doc:`plot_report` goes over the rest.
+# target, as far as a test can tell (``"p_value"``), and is as wide (``"width"``). :doc:`plot_report` reads the rest.
 #
 # Transport new points
 # --------------------
