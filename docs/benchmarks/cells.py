@@ -24,8 +24,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nsgf import NSGF, Training, metrics, networks, samples, spread
-from nsgf.minibatches import Side
+from nsgf import NSGF, Training, metrics, networks, spread
 from nsgf.task import Task
 
 NAME = "cells"
@@ -111,12 +110,9 @@ def by_nsgf(snapshots, seed, blur, batch_size):
 
 def by_ot_cfm(snapshots, seed, sigma, batch_size):
     """Return the previous snapshot, carried to the held-out time by a field between its neighbours."""
-    x, y = (snapshots.known[t] for t in snapshots.neighbours)
-    both, d = np.concatenate([x, y]), x.shape[1]
-    frame = samples.Frame(both.mean(axis=0), spread(both) / d**0.5, (d,))
-    task = Task(frame, samples.features(x), *(Side(frame.to_unit(z)) for z in (x, y)))
+    task = Task.of(*(snapshots.known[t] for t in snapshots.neighbours))
     training = Training(learning_rate=LEARNING_RATE, batch_size=batch_size)
-    net = networks.build("mlp", (d,), seed=seed)
+    net = networks.build("mlp", task.shape, seed=seed)
     peer = peers.FlowMatching("ot-cfm", task, sigma=sigma).fit(net, MAX_ITER, training, seed)
     return peer.carry(task.source.rows, EULER_STEPS, until=snapshots.fraction)
 

@@ -263,7 +263,7 @@ def ablate(name, device, n=2000, nfe=10, part=0.25):
     images, recipe = data.load(name), RECIPES[name, device]
     contest, truth, rows = Contest.of(images.train, recipe, device), features(name, images.test, device), []
     max_iter = tuple(int(part * k) for k in estimator("nsgf++", contest, recipe.seconds).max_iter)
-    noise = contest.task.frame.to_data(contest.task.draw(500, None, np.random.default_rng(2))[0])
+    noise = contest.task.frame.to_data(contest.task.draw(500, None, np.random.default_rng(2))[0], 0.0)
     for change in changes(recipe):
         model = estimator("nsgf++", contest._replace(recipe=recipe._replace(**change)), recipe.seconds)
         peers.fitted(model.set_params(verbose=0, max_iter=max_iter), None, contest.images)

@@ -17,7 +17,10 @@ from nsgf.field import Field
 
 
 class FlowMatching:
-    """A field of straight lines from the source of a task to its target, in the task's units.
+    """A field of straight lines from the source of a task to its target, in the task's units and moving origin.
+
+    As for the estimators, each sample is seen from its own mean, and the mean goes its known way: a line of the data is
+    a line there too, at the same times.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class FlowMatching:
         """Return the points x, in units, carried by Euler steps to the time `until`; in the units of the data."""
         field = Field(self.net, next(self.net.parameters()).device.type)
         times = np.linspace(0.0, until, n_steps + 1).tolist()
-        return self.task.frame.to_data(ode.integrate(field.guided(c, guidance), x, times))
+        return self.task.frame.to_data(ode.integrate(field.guided(c, guidance), x, times), until)
 
     def sample(self, n, n_steps, random_state, y=None, guidance=1.0):
         """Return samples of the target, of the labels y if any."""

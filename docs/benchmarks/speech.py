@@ -248,7 +248,8 @@ def measure(task, seed):
         moved[name], model = flow(source, y, known, encoder, seed, name == "flow")
         reports[name] = {key: float(value) for key, value in model.report_.items()}
     scores = {name: figures(ranks(z, y, unknown, unknown), len(unknown)) for name, z in moved.items()}
-    places = [r.toarray() for r in relations(moved["procrustes"], y, as_pairs(known))]
+    places = np.stack([r.toarray() for r in relations(moved["procrustes"], y, as_pairs(known))])
+    places -= places.mean(axis=(0, 1))  # cosines have an origin
     scores["nearest_place"] = figures(ranks(*places, unknown, unknown), len(unknown))
     scores["assigned_turned"] = assigned(moved["procrustes"][unknown], y[unknown])
     scores["assigned_places"] = assigned(*(r[unknown] for r in places))

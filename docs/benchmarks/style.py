@@ -43,7 +43,8 @@ NAMES = {
 class ColourMap(nn.Module):
     """A velocity that changes colours and moves nothing: each pixel by its own colour, and by what the image shows.
 
-    The estimator takes the mean image off; `mean` is that image in its unit, and is added again.
+    The estimator takes the mean image of the source off, and carries it to that of the target by itself; `mean` is the
+    former in the estimator's unit, and is added again.
     """
 
     def __init__(self, mean, width=32, n_context=16):
@@ -105,7 +106,7 @@ def methods(x, y, new, told, seed):
     def colour_map(x, y, pairs=None):
         torch.manual_seed(seed)
         unit = np.sqrt(0.5 * (x.var(axis=0) + y.var(axis=0)).mean())
-        return carried(x, y, new, ColourMap(y.mean(axis=0) / unit), ITERATIONS["colour map"], seed, pairs)
+        return carried(x, y, new, ColourMap(x.mean(axis=0) / unit), ITERATIONS["colour map"], seed, pairs)
 
     def with_unet():
         torch.manual_seed(seed)
