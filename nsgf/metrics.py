@@ -287,9 +287,12 @@ def classifier_two_sample(
 
     count("n_folds", n_folds, 2)
     (x, y), _ = _in_one_unit(("made", "real"), made, real, least=n_folds)
-    if classifier is None:
-        classifier = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, class_weight="balanced")
     truth, seed = np.repeat([1, 0], [len(x), len(y)]), int(_rng(random_state).integers(2**31))
+    if classifier is None:
+        habits = {"class_weight": "balanced", "random_state": seed}  # without one it would draw from NumPy's own
+        classifier = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, **habits)
+    if isinstance(classifier, type) or not (hasattr(classifier, "fit") and hasattr(classifier, "predict")):
+        raise TypeError(f"classifier={classifier!r} must have fit and predict, as those of scikit-learn have.")
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     right = cross_val_predict(classifier, np.concatenate([x, y]), truth, cv=folds) == truth
     a, b = right[truth == 1].mean(), right[truth == 0].mean()

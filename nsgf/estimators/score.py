@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nsgf import metrics
-from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, spread
+from nsgf.sinkhorn import deviation, pick_blur, sinkhorn_divergence
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 _DEGREES = {  # k, where data c times as large have a distance c**k times as large
@@ -42,7 +42,7 @@ def distance_of(metric: "str | Distance") -> Distance:
 def _distance(name: str, x: np.ndarray, y: np.ndarray) -> float:
     """Return a distance of `nsgf.metrics`, found in units of the spread of `y` around its mean."""
     origin = y.mean(axis=0)
-    unit = spread(y - origin) or 1.0
+    unit = deviation(y - origin) or 1.0
     degree = _DEGREES[name]
     if abs(degree * math.log10(unit)) > 300:
         raise ValueError(
