@@ -16,15 +16,23 @@ import numpy as np
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # errors of a full disk
 
 
+def real(value: object) -> float:
+    """Return a real number as a float, infinite where it is too large for one; NaN of what is none."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # of integers
+        return math.inf
+
+
 def positive(name: str, value: object, good: str) -> None:
     """Raise unless the value is a positive, finite number; `good` is one that serves."""
-    if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+    if not 0 < real(value) < math.inf:
         raise ValueError(f"{name}={value!r} must be positive; {good} is a good value.")
 
 
 def fraction(name: str, value: object, good: str) -> None:
     """Raise unless the value is a number of at least 0 and below 1."""
-    if not (isinstance(value, numbers.Real) and 0 <= float(value) < 1):
+    if not 0 <= real(value) < 1:
         raise ValueError(f"{name}={value!r} must be at least 0 and below 1; {good} is a good value.")
 
 

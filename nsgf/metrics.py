@@ -552,7 +552,10 @@ def _lengths(given: Any, unit: float, *clouds: np.ndarray) -> tuple[float, ...]:
     if given is None:
         median = next((length for z in clouds if (length := _median_distance(z))), 1.0)
         return 0.5 * median, median, 2.0 * median
-    lengths = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    try:
+        lengths = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError, OverflowError):
+        lengths = np.empty(0)
     if lengths.ndim > 1 or not lengths.size or not (np.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError(f"lengths={given!r} must be positive lengths in the units of the data, such as (0.5, 1.0).")
     return tuple(lengths / unit)

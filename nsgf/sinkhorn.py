@@ -59,7 +59,7 @@ def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
     """Return `blur`, or for ``"auto"`` 0.15 of the spread of both clouds; positive, or an error."""
     if isinstance(blur, str) and blur == "auto":
         return BLUR_FRACTION * math.hypot(deviation(x), deviation(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
-    with contextlib.suppress(TypeError, ValueError):  # of float(): text, None, arrays of several numbers
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of float(): text, None, several numbers
         length = float(blur)
         if not isinstance(blur, str) and 0 < length < math.inf:
             return length

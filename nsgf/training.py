@@ -1,7 +1,6 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
-import numbers
 import os
 from pathlib import Path
 
@@ -92,7 +91,7 @@ class Training:
         _checks.fraction("ema_decay", self.ema_decay, "0.999")
         _checks.fraction("condition_dropout", self.condition_dropout, "0.2")
         _checks.fraction("held_out", self.held_out, "0.1")
-        if not (isinstance(self.clip, numbers.Real) and float(self.clip) > 0):
+        if not _checks.real(self.clip) > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
         for name in ("bf16", "channels_last", "compile"):
             _checks.flag(name, getattr(self, name))

@@ -17,7 +17,11 @@ from nsgf import NSGF, POT, Sinkhorn, Training, _checks, load, sinkhorn_velocity
         (_checks.count, [2**31], [2**31 + 1, 10**30]),
         (_checks.counts, [(1, 2), [3], np.array([1, 2]), ()], [(0,), "12", 3, None, (1, 2.5), [None], np.ones((1, 1))]),
         (_checks.flag, [True, False, np.bool_(True)], [None, 1, "yes", np.array([True])]),
-        (lambda *x: _checks.positive(*x, "1.0"), [1, 0.1, np.float32(2)], [0, -1.0, np.nan, np.inf, "1", None, 1j]),
+        (
+            lambda *x: _checks.positive(*x, "1"),
+            [1, 0.1, np.float32(2)],
+            [0, -1.0, np.nan, np.inf, "1", None, 1j, 10**400],
+        ),
         (lambda *x: _checks.fraction(*x, "0.5"), [0, 0.99, np.float64(0.5)], [1, -0.1, np.nan, "0.5", None]),
     ],
     ids=["count", "large count", "counts", "flag", "positive", "fraction"],
