@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device as device, is_cupy_array, is_numpy_array, is_torch_array
 
+from nsgf import _checks
+
 Array = Any  # a NumPy, CuPy or torch array: the three share no base class
 
 _NAMESPACES: dict[type, Any] = {}  # of each kind of array: array_namespace takes as long as a small sum
@@ -31,7 +33,7 @@ def as_points(X: Any, name: str) -> Array:
 
     Integers become float64 and float16 becomes float32, the least precision that the solvers work in.
     """
-    X = _as_numbers(X, name)
+    X = as_numbers(X, name)
     if X.ndim != 2:
         flat = f"{name}.reshape(-1, 1) for one feature, {name}.reshape(1, -1) for one sample"
         raise ValueError(
@@ -43,10 +45,7 @@ def as_points(X: Any, name: str) -> Array:
     xp = namespace(X)
     top = float(xp.max(xp.abs(X)))  # NaN where one is
     if not top < float("inf"):
-        where = _places(to_numpy(~xp.isfinite(X)))
-        raise ValueError(
-            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
-        )
+        refuse_unknown(to_numpy(~xp.isfinite(X)), name)
     return X
 
 
@@ -55,7 +54,7 @@ def as_weights(w: Any, x: Array, name: str) -> Array:
     xp, n = namespace(x), x.shape[-2]
     if w is None:
         return xp.full(n, 1.0 / n, dtype=x.dtype, device=device(x))
-    w = _as_numbers(w, name)
+    w = as_numbers(w, name)
     if w.shape != (n,):
         raise ValueError(f"{name} has shape {tuple(w.shape)}; give one weight a row, that is shape ({n},).")
     w = xp.asarray(w, dtype=x.dtype, device=device(x))
@@ -114,6 +113,15 @@ def refuse_masked(X: Any, name: str) -> None:
             )
 
 
+def refuse_unknown(unknown: np.ndarray, name: str) -> None:
+    """Raise where entries are not finite."""
+    if unknown.any():
+        raise ValueError(
+            f"{name} contains NaN or infinite values, or missing ones: {_places(unknown)}. Impute them, or drop those "
+            "rows first."
+        )
+
+
 def _places(wrong: np.ndarray) -> str:
     """Say how many entries of a mask are true, and where the first one is."""
     return f"{np.sum(wrong)} of them, the first at {[int(i) for i in np.argwhere(wrong)[0]]}"
@@ -162,7 +170,7 @@ def on_device(x: Array, device: str) -> Array:
 
 def pick_device(device: str) -> str:
     """Return ``"cuda"`` or ``"cpu"``: what was asked for, or for ``"auto"`` the best that is present."""
-    if device not in ("auto", "cpu", "cuda"):
+    if not _checks.is_one_of(device, ("auto", "cpu", "cuda")):
         raise ValueError(f"device={device!r} is unknown; choose 'auto', 'cpu' or 'cuda'.")
     if device == "cpu":
         return "cpu"
@@ -187,7 +195,7 @@ def _library(x: Array) -> str:
     return type(x).__module__.partition(".")[0]
 
 
-def _as_numbers(X: Any, name: str) -> Array:
+def as_numbers(X: Any, name: str) -> Array:
     """Return `X` as a floating array of its own library (NumPy for lists and data frames)."""
     if hasattr(X, "toarray") or (is_torch_array(X) and str(X.layout) != "torch.strided"):
         dense = f"{name}.{'to_dense' if is_torch_array(X) else 'toarray'}()"
@@ -225,13 +233,13 @@ def _numpy_numbers(X: Any, name: str) -> np.ndarray:
         kind = X.dtype.kind
         if kind == "O":
             kind = "M" if any(isinstance(value, _DATES) for value in X.flat) else "O"
-            X = _objects_as_numbers(X)
+            X = _objectsas_numbers(X)
         if X.dtype.kind in "fiubc":
             return X.astype(X.dtype.newbyteorder("="), order="C", copy=False)
     raise ValueError(f"{name} is not numeric: {_NO_NUMBERS.get(kind.upper(), _NO_NUMBERS['O'])}")
 
 
-def _objects_as_numbers(X: np.ndarray) -> np.ndarray:
+def _objectsas_numbers(X: np.ndarray) -> np.ndarray:
     """Return Python's numbers as float64; what is missing, in any library, is NaN, and what is too large infinite."""
     missing = {"NoneType", "NAType", "NaTType"}
     values = [float("nan") if type(value).__name__ in missing else value for value in X.flat]

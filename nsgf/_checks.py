@@ -5,8 +5,10 @@ import inspect
 import itertools
 import math
 import numbers
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,67 @@ import numpy as np
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # errors of a full disk
 
 
+def real(value: object) -> float:
+    """Return a real number as a float, infinite where it is too large for one; NaN of what is none."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # of integers
+        return math.inf
+
+
 def positive(name: str, value: object, good: str) -> None:
     """Raise unless the value is a positive, finite number; `good` is one that serves."""
-    if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+    if not 0 < real(value) < math.inf:
         raise ValueError(f"{name}={value!r} must be positive; {good} is a good value.")
 
 
 def fraction(name: str, value: object, good: str) -> None:
     """Raise unless the value is a number of at least 0 and below 1."""
-    if not (isinstance(value, numbers.Real) and 0 <= float(value) < 1):
+    if not 0 <= real(value) < 1:
         raise ValueError(f"{name}={value!r} must be at least 0 and below 1; {good} is a good value.")
 
 
-def count(name: str, value: object, least: int = 1) -> None:
-    """Raise unless the value is an integer of at least `least`."""
+def count(name: str, value: object, least: int = 1, most: int = 2**31) -> None:
+    """Raise unless the value is an integer of at least `least`, and at most `most`: no array is of more rows."""
     if not (isinstance(value, numbers.Integral) and int(value) >= least):
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+    if int(value) > most:
+        raise ValueError(f"{name}={value!r} must be an integer from {least} to {most}.")
+
+
+def counts(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """Return the values as a tuple, or raise unless they are integers of at least `least`."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
+        raise ValueError(f"{name}={values!r} must be integers of at least {least}, one for each.")
+    found = tuple(values)
+    for value in found:
+        if not (isinstance(value, numbers.Integral) and int(value) >= least):
+            raise ValueError(f"{name}={found!r} must be integers of at least {least}, one for each.")
+    return found
+
+
+def is_one_of(value: object, names: Iterable[str]) -> bool:
+    """Return whether the value is one of these texts; odd values, such as arrays, are none."""
+    return isinstance(value, str) and value in tuple(names)
+
+
+def flag(name: str, value: object) -> None:
+    """Raise unless the value is true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r} must be True or False.")
+
+
+def path(name: str, value: Any) -> Path:
+    """Return the value as a path, or raise where no file has such a name."""
+    try:
+        found = Path(value)
+        if b"\0" not in os.fsencode(found):
+            return found
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is no path. Give text or a pathlib.Path.") from None
+    except ValueError:  # lone surrogates
+        pass
+    raise ValueError(f"{name}={value!r} has characters that no path can have. Give another name.")
 
 
 def array(name: str, value: Any, shape: tuple[int | None, ...], kinds: str = "f") -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from nsgf import _checks
+
 Path_ = str | os.PathLike[str]
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of some file systems of clusters
 
@@ -34,7 +36,7 @@ def place(path: Path_) -> Path:
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] there is no such directory; make it first: '...nowhere'
     """
-    file = Path(os.path.realpath(path))
+    file = Path(os.path.realpath(_checks.path("path", path)))
     if not os.path.isdir(file.parent):
         raise FileNotFoundError(errno.ENOENT, "there is no such directory; make it first", os.fspath(file.parent))
     is_there = os.path.lexists(file)

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from nsgf import _files
+from nsgf import _checks, _files
 from nsgf._files import Path_
 
 FORMAT = "nsgf-2"
@@ -255,7 +255,7 @@ def read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     ValueError
         Where it is cut short, damaged, changed, or of another program or version.
     """
-    name = os.fspath(path)
+    name = os.fspath(_checks.path("path", path))
     try:
         _files.check_regular(path)
         blob = Path(path).read_bytes()

@@ -80,9 +80,10 @@ class Codec(NamedTuple):
             raise ValueError("encoder is a pair, but there are not two samples (noise, a time course): give one.")
         parts = given if is_pair else [np.concatenate(given)]
         try:
-            codec = cls(tuple(clone(e, safe=False).fit(z) for e, z in zip(_each(encoder), parts, strict=True)))
-            for e, z in zip(codec.each, parts, strict=True):
-                _try(e, z[:_TRIED])
+            with np.errstate(divide="ignore", invalid="ignore"):  # of samples without variance; what is NaN is found
+                codec = cls(tuple(clone(e, safe=False).fit(z) for e, z in zip(_each(encoder), parts, strict=True)))
+                for e, z in zip(codec.each, parts, strict=True):
+                    _try(e, z[:_TRIED])
         except Exception as error:
             raise ValueError(f"encoder={encoder!r} does not serve here: {error}") from error
         return codec

@@ -289,9 +289,12 @@ def classifier_two_sample(
 
     count("n_folds", n_folds, 2)
     (x, y), _ = _in_one_unit(("made", "real"), made, real, least=n_folds)
-    if classifier is None:
-        classifier = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, class_weight="balanced")
     truth, seed = np.repeat([1, 0], [len(x), len(y)]), int(_rng(random_state).integers(2**31))
+    if classifier is None:
+        habits = {"class_weight": "balanced", "random_state": seed}  # without one it would draw from NumPy's own
+        classifier = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, **habits)
+    if isinstance(classifier, type) or not (hasattr(classifier, "fit") and hasattr(classifier, "predict")):
+        raise TypeError(f"classifier={classifier!r} must have fit and predict, as those of scikit-learn have.")
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     right = cross_val_predict(classifier, np.concatenate([x, y]), truth, cv=folds) == truth
     a, b = right[truth == 1].mean(), right[truth == 0].mean()
@@ -557,7 +560,10 @@ def _lengths(given: Any, unit: float, *clouds: np.ndarray) -> tuple[float, ...]:
     if given is None:
         median = next((length for z in clouds if (length := _median_distance(z))), 1.0)
         return 0.5 * median, median, 2.0 * median
-    lengths = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    try:
+        lengths = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError, OverflowError):
+        lengths = np.empty(0)
     if lengths.ndim > 1 or not lengths.size or not (np.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError(f"lengths={given!r} must be positive lengths in the units of the data, such as (0.5, 1.0).")
     return tuple(lengths / unit)

@@ -62,6 +62,9 @@ class MLP(nn.Module):
     """
 
     def __init__(self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0) -> None:
+        sizes = {"n_features": n_features, "width": width, "depth": depth, "n_conditions": n_conditions}
+        for name, size in sizes.items():
+            _checks.count(name, size, int(name in ("n_features", "width")))
         super().__init__()
         for name, value in (("n_features", n_features), ("width", width)):
             _checks.count(name, value)
@@ -95,8 +98,10 @@ class OnImages(nn.Module):
     """
 
     def __init__(self, net: nn.Module, sample_shape: Sequence[int]) -> None:
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net is a {type(net).__name__}. Give a torch module, called as net(x, t).")
         super().__init__()
-        self.net, self.sample_shape = net, tuple(sample_shape)
+        self.net, self.sample_shape = net, _checks.counts("sample_shape", sample_shape)
         if hasattr(net, "n_conditions"):
             self.n_conditions = net.n_conditions
 
@@ -164,11 +169,16 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         n_conditions: int = 0,
     ) -> None:
+        for name, size in {"width": width, "n_blocks": n_blocks, "n_heads": n_heads}.items():
+            _checks.count(name, size)
+        _checks.count("n_conditions", n_conditions, 0)
+        _checks.fraction("dropout", dropout, "0.1")
+        multipliers, attention = _checks.counts("multipliers", multipliers), _checks.counts("attention", attention, 0)
         super().__init__()
-        self.sample_shape, self.image_shape = tuple(sample_shape), _image_shape(sample_shape)
-        self.width, self.multipliers, self.n_blocks = width, tuple(multipliers), n_blocks
-        self.attention, self.n_heads, self.dropout = tuple(attention), n_heads, dropout
-        _check_levels(self.image_shape, multipliers, n_blocks, attention)
+        self.sample_shape, self.image_shape = _checks.counts("sample_shape", sample_shape), _image_shape(sample_shape)
+        self.width, self.multipliers, self.n_blocks = width, multipliers, n_blocks
+        self.attention, self.n_heads, self.dropout = attention, n_heads, dropout
+        _check_levels(self.image_shape, multipliers, attention)
         levels = [(width * m, n_heads if level in attention else 0) for level, m in enumerate(multipliers)]
         n_fine, n_coarse = levels[0][0], levels[-1][0]
         _check_heads([n for n, heads in levels if heads] + [n_coarse], n_heads)
@@ -229,6 +239,7 @@ class TimePredictor(nn.Module):
 
     def __init__(self, sample_shape: Sequence[int], width: int = 256, n_conditions: int = 0) -> None:
         super().__init__()
+        sample_shape = _checks.counts("sample_shape", sample_shape)
         self.n_conditions = n_conditions if len(sample_shape) == 1 else 0
         if len(sample_shape) == 1:
             self.input_shape: tuple[int, ...] = tuple(sample_shape)
@@ -273,7 +284,7 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
     """
     if isinstance(network, nn.Module):
         return _copied(network, shape, n_conditions)
-    if network not in ("mlp", "unet"):
+    if not _checks.is_one_of(network, ("mlp", "unet")):
         raise ValueError(f"network={network!r} is unknown; choose 'mlp', 'unet' or pass a torch.nn.Module.")
     if network == "unet" and len(shape) == 1:
         raise ValueError(
@@ -514,7 +525,7 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
 
 def _image_shape(sample_shape: Sequence[int]) -> tuple[int, int, int]:
     """Return (channels, height, width)."""
-    if len(sample_shape) not in (2, 3) or min(sample_shape) < 1:
+    if len(_checks.counts("sample_shape", sample_shape)) not in (2, 3):
         raise ValueError(
             f"sample_shape={tuple(sample_shape)} is no image's: give (height, width) or (channels, height, width). "
             "Rows that are no images need another network: UNet -> MLP, and TimePredictor((n_features,))."
@@ -523,14 +534,10 @@ def _image_shape(sample_shape: Sequence[int]) -> tuple[int, int, int]:
     return n_channels, height, width
 
 
-def _check_levels(
-    image_shape: tuple[int, int, int], multipliers: Sequence[int], n_blocks: int, attention: Sequence[int]
-) -> None:
+def _check_levels(image_shape: tuple[int, int, int], multipliers: Sequence[int], attention: Sequence[int]) -> None:
     n_levels = len(multipliers)
-    if not multipliers or min(multipliers) < 1:
+    if not multipliers:
         raise ValueError(f"multipliers={multipliers!r} must be one positive integer a level, such as (1, 2, 2).")
-    if n_blocks < 1:
-        raise ValueError(f"n_blocks={n_blocks!r} must be at least 1.")
     if not set(attention) <= set(range(n_levels)):
         raise ValueError(
             f"attention={attention!r} names a level that {multipliers=} do not have; "
@@ -545,7 +552,7 @@ def _check_levels(
 
 def _check_heads(n_channels: Sequence[int], n_heads: int) -> None:
     for n in n_channels:
-        if n_heads < 1 or n % n_heads:
+        if n % n_heads:
             raise ValueError(
                 f"n_heads={n_heads!r} does not divide the {n} channels (width * multiplier) of a level with attention; "
                 "choose a width that is a multiple of n_heads, or another n_heads."

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import as_points, to_numpy
-from nsgf._checks import count
+from nsgf._arrays import as_numbers, as_points, to_numpy
+from nsgf._checks import count, counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,8 @@ _SOURCE, _TARGET, _PATH = "#4c72b0", "#dd8452", "#9a9a9a"
 
 
 def _new_axes(ax: "Axes | None") -> "Axes":
+    if ax is not None and (isinstance(ax, type) or not hasattr(ax, "set_aspect")):
+        raise TypeError(f"ax is a {type(ax).__name__}; give Axes of Matplotlib, or None for new ones.")
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -72,17 +74,18 @@ def plot_trajectories(x: ArrayLike, target: "ArrayLike | None" = None, ax: "Axes
     >>> len(plot_trajectories(np.zeros((3, 5, 2))).lines)
     5
     """
-    x = np.asarray(to_numpy(x))
-    if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}; paths have (n_steps + 1, n, d), as `trajectory` returns them.")
-    x = _in_plane(x.reshape(math.prod(x.shape[:2]), x.shape[2]), "x").reshape(*x.shape[:2], 2)
+    paths: np.ndarray = to_numpy(as_numbers(x, "x"))
+    if paths.ndim != 3:
+        raise ValueError(f"x has shape {paths.shape}; paths have (n_steps + 1, n, d), as `trajectory` returns them.")
+    k, n, d = paths.shape
+    z = _in_plane(paths.reshape(k * n, d), "x").reshape(k, n, 2)
     y = None if target is None else _in_plane(target, "target")
     ax = _new_axes(ax)
     if y is not None:
         ax.scatter(y[:, 0], y[:, 1], s=4, alpha=0.35, color=_TARGET, linewidths=0, label="target")
-    ax.plot(x[:, :, 0], x[:, :, 1], color=_PATH, linewidth=0.5, alpha=0.6)
-    ax.scatter(x[0, :, 0], x[0, :, 1], s=5, color=_SOURCE, linewidths=0, label="start", zorder=2)
-    ax.scatter(x[-1, :, 0], x[-1, :, 1], s=5, color="black", linewidths=0, label="end", zorder=3)
+    ax.plot(z[:, :, 0], z[:, :, 1], color=_PATH, linewidth=0.5, alpha=0.6)
+    ax.scatter(z[0, :, 0], z[0, :, 1], s=5, color=_SOURCE, linewidths=0, label="start", zorder=2)
+    ax.scatter(z[-1, :, 0], z[-1, :, 1], s=5, color="black", linewidths=0, label="end", zorder=3)
     ax.set_aspect("equal")
     ax.legend(markerscale=3, loc="upper right")
     return ax
@@ -123,7 +126,8 @@ def plot_images(x: ArrayLike, shape: tuple[int, ...], n_columns: int = 10, ax: "
     (18, 90)
     """
     count("n_columns", n_columns)
-    pixels = np.asarray(to_numpy(x))
+    pixels = to_numpy(as_numbers(x, "x"))
+    shape = counts("shape", shape)
     if len(shape) != 2 or pixels.ndim < 2 or math.prod(pixels.shape[1:]) != math.prod(shape):
         raise ValueError(
             f"x has shape {pixels.shape} and shape={shape}; give rows of h * w pixels each and shape (h, w)."
@@ -148,7 +152,7 @@ def plot_loss(loss: ArrayLike, ax: "Axes | None" = None, label: "str | None" = N
     >>> plot_loss(np.ones(1000)).get_yscale()
     'log'
     """
-    values = np.asarray(to_numpy(loss))
+    values = to_numpy(as_numbers(loss, "loss"))
     if values.ndim != 1:
         raise ValueError(f"loss has shape {values.shape}; give one value a step, such as model.history_['loss'].")
     values = to_numpy(as_points(values[:, None], "loss"))[:, 0]

@@ -68,12 +68,16 @@ class TrajectoryPool:
         *,
         n_conditions: int = 0,
     ) -> None:
+        for name, size in (("capacity", capacity), ("n_features", n_features), ("n_conditions", n_conditions)):
+            _checks.count(name, size, int(name != "n_conditions"))
         dtype = np.dtype(np.float32 if directory is None else np.float16)
         shapes: dict[str, tuple[int, ...]] = {"t": (capacity,)}
         shapes |= {"x": (capacity, n_features), "v": (capacity, n_features)}
         if n_conditions:
             shapes["c"] = (capacity, n_conditions)
         size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        if max_bytes is not None:
+            _checks.count("max_bytes", max_bytes, 0, most=2**63)
         if max_bytes is not None and size > max_bytes:
             raise ValueError(
                 f"the pool takes {size:,} bytes, {size // capacity} a row, but pool_bytes leaves {max_bytes:,} for it. "
@@ -83,7 +87,7 @@ class TrajectoryPool:
         if directory is None:
             made = {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
         else:
-            made = _mapped(Path(directory), arrays)
+            made = _mapped(_checks.path("directory", directory), arrays)
         self._state = made.pop("state")  # rows added, error, whether any velocity did not converge, rows dropped
         self._rows = made
 

@@ -11,10 +11,20 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from nsgf import _checks, _io
-from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
-from nsgf.sinkhorn import spread
+from nsgf._arrays import (
+    Array,
+    check_widths,
+    like,
+    refuse_masked,
+    refuse_unknown,
+    same_columns as same_columns,
+    to_numpy,
+)
+from nsgf.sinkhorn import deviation
 
 Time = float | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64
+_FARTHEST = 1e18  # in spreads: squares of it are within float32
+
 Snapshots = Mapping[Time, ArrayLike] | Iterable[tuple[Time, ArrayLike]]
 
 
@@ -56,7 +66,9 @@ class Frame(NamedTuple):
         origins = np.stack([x[0] + (x - x[0]).mean(axis=0) for x in xs])  # to the last digit where all rows are equal
         centred = [x - origin for x, origin in zip(xs, origins, strict=True)]
         before, after = np.concatenate(centred[:-1]), np.concatenate(centred[1:])
-        length = np.hypot(spread(before), spread(after)) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
+        length = (
+            np.hypot(deviation(before), deviation(after)) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
+        )
         return cls(origins, times, float(length) / xs[0].shape[1] ** 0.5, shape)
 
     def origin(self, s: float) -> np.ndarray:
@@ -67,7 +79,14 @@ class Frame(NamedTuple):
 
     def to_unit(self, x: np.ndarray, s: float = 0.0) -> np.ndarray:
         """Return data in units of their spread; float32 of float64 arithmetic, so rescaled data give equal bits."""
-        return ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
+        with np.errstate(over="ignore"):
+            z = (x.astype(np.float64) - self.origin(s)) / self.scale
+        largest = np.abs(z).max(initial=0.0)
+        if largest > _FARTHEST:
+            raise ValueError(
+                f"X lies up to {largest:.2g} spreads from the samples of the fit. Give it in their unit, or fit on it."
+            )
+        return z.astype(np.float32)
 
     def to_data(self, z: np.ndarray, s: float = 1.0) -> np.ndarray:
         """Return what lies in units of the spread, at part `s` of the way, in those of the data, float64."""
@@ -115,14 +134,26 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     refuse_masked(X, name)
     try:
         plain = _flat(to_numpy(X))
+        if not hasattr(plain, "shape") or plain.shape == ():
+            raise TypeError(f"expected rows (n, d), got a {type(X).__name__}. Give an array or a data frame.")
+        if plain.shape[1:] == (0,):
+            raise ValueError(f"0 feature(s) (shape={plain.shape}) while a minimum of 1 is required. Give some columns.")
         if str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
             raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
         if len(getattr(plain, "shape", (0, 0))) == 1:
             raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
-        return check_array(plain, dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
-    except (ValueError, TypeError, OverflowError) as error:
+        with np.errstate(over="ignore"):  # of long doubles, which are then found infinite
+            x = check_array(
+                plain, dtype=np.float64, order="C", input_name=name, ensure_min_samples=least, ensure_all_finite=False
+            )
+    except OverflowError:
+        raise ValueError(f"{name} has integers that float64 does not hold. Give them in a larger unit.") from None
+    except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name}: {error}") from error
+        words = "it is not numeric, " if str(error).startswith(("float()", "could not convert")) else ""
+        raise kind(f"{name}: {words}{error}{'. Encode it as numbers first.' if words else ''}") from error
+    refuse_unknown(~np.isfinite(x), name)
+    return x
 
 
 _RESHAPE = "Reshape your data: .reshape(-1, 1) for one feature, .reshape(1, -1) for one sample."
@@ -134,6 +165,8 @@ _AS_ROWS = {
 
 def _refuse(X: Any, name: str) -> None:
     """Raise on what NumPy would read as something else than samples."""
+    if isinstance(X, type):
+        raise TypeError(f"{name} is the class {X.__name__}. Give an array or a data frame.")
     if isinstance(X, Iterator):
         raise TypeError(f"{name} is a {type(X).__name__}, which can be read once only; give an array, or list({name}).")
     is_dict = isinstance(X, Mapping) and not hasattr(X, "shape")  # a sparse matrix can be one

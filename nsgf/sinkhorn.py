@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
+from nsgf._arrays import Array, as_pair, as_points, as_weights, device, like, namespace
 from nsgf._checks import warn
 from nsgf.fixed_point import LEAST_UNIT
 from nsgf.kernel import cost, extent
@@ -35,15 +35,19 @@ _NEAR_ZERO = 1e-4  # of the least unit of a divergence: smaller ones need not be
 _PLAN_BLOCK = 2**22  # entries of the plan that exist at a time
 
 
-def spread(x: Array, a: Array | None = None) -> float:
-    """Return the root-mean-square distance of the rows of `x` to their mean, in the units of `x`.
+def spread(x: ArrayLike, a: ArrayLike | None = None) -> float:
+    """Return the root-mean-square distance of the rows of `x` to their mean, in the units of `x`; `a` are weights.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> spread(np.array([[-3.0, 0.0], [3.0, 0.0]]))
+    >>> spread([[-3.0, 0.0], [3.0, 0.0]])
     3.0
     """
+    return deviation(as_points(x, "x"), a)
+
+
+def deviation(x: Array, a: ArrayLike | None = None) -> float:
+    """Return the spread of what is an array of finite numbers."""
     xp = namespace(x)
     a = as_weights(a, x, "a")
     scale = float(xp.max(xp.abs(x))) or 1.0  # so that squares neither over- nor underflow
@@ -54,8 +58,8 @@ def spread(x: Array, a: Array | None = None) -> float:
 def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
     """Return `blur`, or for ``"auto"`` 0.15 of the spread of both clouds; positive, or an error."""
     if isinstance(blur, str) and blur == "auto":
-        return BLUR_FRACTION * math.hypot(spread(x), spread(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
-    with contextlib.suppress(TypeError, ValueError):  # of float(): text, None, arrays of several numbers
+        return BLUR_FRACTION * math.hypot(deviation(x), deviation(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of float(): text, None, several numbers
         length = float(blur)
         if not isinstance(blur, str) and 0 < length < math.inf:
             return length

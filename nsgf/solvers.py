@@ -258,7 +258,7 @@ class POT(Solver):
     on_unconverged: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
-        if self.method not in POT_METHODS:
+        if not _checks.is_one_of(self.method, POT_METHODS):
             raise ValueError(f"POT method={self.method!r} is unknown; choose one of {', '.join(POT_METHODS)}.")
         _check_limits(self)
 
@@ -312,7 +312,7 @@ class POT(Solver):
 
 
 def _check_limits(solver: Solver) -> None:
-    if solver.on_unconverged not in ("warn", "raise"):
+    if not _checks.is_one_of(solver.on_unconverged, ("warn", "raise")):
         raise ValueError(f"on_unconverged={solver.on_unconverged!r} is unknown; choose 'warn' or 'raise'.")
     _checks.positive("tol", solver.tol, "1e-4")
     _checks.count("max_iter", solver.max_iter)

@@ -175,7 +175,9 @@ class Task:
         return self.kinds.columns(self.kinds.codes(y, "y", n, is_one_for_all=True))
 
     def check_guided(self, guidance: float) -> None:
-        """Raise where a guidance needs the field without conditions, and that was not learnt."""
+        """Raise where a guidance is no number, or needs the field without conditions, and that was not learnt."""
+        if not math.isfinite(_checks.real(guidance)):
+            raise ValueError(f"guidance={guidance!r} must be a number; 1.0 follows the conditional field.")
         if self.kinds is not None and guidance != 1:
             self.kinds.check_free(f"guidance={guidance!r}")
 

@@ -1,7 +1,6 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
-import numbers
 import os
 from pathlib import Path
 
@@ -92,16 +91,18 @@ class Training:
         _checks.fraction("ema_decay", self.ema_decay, "0.999")
         _checks.fraction("condition_dropout", self.condition_dropout, "0.2")
         _checks.fraction("held_out", self.held_out, "0.1")
-        if not (isinstance(self.clip, numbers.Real) and float(self.clip) > 0):
+        if not _checks.real(self.clip) > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
+        for name in ("bf16", "channels_last", "compile"):
+            _checks.flag(name, getattr(self, name))
         for name in ("batch_size", "checkpoint_every"):
             _checks.count(name, getattr(self, name))
         for name in ("warmup", "validate_every", "patience", "refill_every"):
             _checks.count(name, getattr(self, name), 0)
         if self.pool_bytes is not None:
-            _checks.count("pool_bytes", self.pool_bytes, 0)
-        if not isinstance(self.directory, str | os.PathLike | None):
-            raise ValueError(f"directory={self.directory!r} must be a path, or None to write nothing.")
+            _checks.count("pool_bytes", self.pool_bytes, 0, most=2**63)
+        if self.directory is not None:
+            _checks.path("directory", self.directory)
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
 

@@ -3,21 +3,28 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from common import BARELY, samples
 
-from nsgf import NSGF, _checks, sinkhorn_velocity
-from nsgf.solvers import POT
+from nsgf import NSGF, POT, Sinkhorn, Training, _checks, load, sinkhorn_velocity
 
 
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
         (_checks.count, [1, 7, np.int64(3), True], [0, -1, 2.5, 1.0, "3", None, np.nan]),
-        (lambda *x: _checks.positive(*x, "1.0"), [1, 0.1, np.float32(2)], [0, -1.0, np.nan, np.inf, "1", None, 1j]),
+        (_checks.count, [2**31], [2**31 + 1, 10**30]),
+        (_checks.counts, [(1, 2), [3], np.array([1, 2]), ()], [(0,), "12", 3, None, (1, 2.5), [None], np.ones((1, 1))]),
+        (_checks.flag, [True, False, np.bool_(True)], [None, 1, "yes", np.array([True])]),
+        (
+            lambda *x: _checks.positive(*x, "1"),
+            [1, 0.1, np.float32(2)],
+            [0, -1.0, np.nan, np.inf, "1", None, 1j, 10**400],
+        ),
         (lambda *x: _checks.fraction(*x, "0.5"), [0, 0.99, np.float64(0.5)], [1, -0.1, np.nan, "0.5", None]),
     ],
-    ids=["count", "positive", "fraction"],
+    ids=["count", "large count", "counts", "flag", "positive", "fraction"],
 )
 def test_a_value_out_of_its_range_is_named(check, good, bad):
     for value in good:
@@ -41,3 +48,23 @@ def test_a_warning_points_at_the_line_of_the_caller(call):
         warnings.simplefilter("always")
         call()
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", b"bytes", 5, None, []])
+def test_what_no_file_can_be_called_is_named_before_any_work(value, flow):
+    calls = [lambda: flow.save(value), lambda: load(value)]
+    for call in calls if value is None else [*calls, lambda: Training(directory=value)]:
+        with pytest.raises((TypeError, ValueError), match=r"^(path|directory)=.*\. Give "):
+            call()
+
+
+@pytest.mark.parametrize("value", [np.array(["cpu", "cuda"]), pd.NA, None, ["cpu"], 1.5])
+def test_a_choice_may_be_asked_of_any_value(value):
+    for call in (
+        lambda: POT(method=value),
+        lambda: Sinkhorn(on_unconverged=value),
+        lambda: NSGF(device=value).fit(*samples(9)),
+        lambda: NSGF(network=value).fit(*samples(9)),
+    ):
+        with pytest.raises(ValueError, match=r"is unknown; choose"):
+            call()

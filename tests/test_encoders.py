@@ -190,3 +190,9 @@ def test_nothing_becomes_an_attribute_that_a_fit_would_not_have_set():
 def test_a_codec_without_an_encoder_changes_nothing():
     assert Codec.of(None, POSITIVE) == Codec()
     assert Codec().encoded(POSITIVE, 0) is POSITIVE is Codec().decoded(POSITIVE)
+
+
+def test_samples_without_variance_raise_no_warning_of_other_libraries():
+    x = np.ones((30, 2))
+    model = NSGF(**BARELY, encoder=decomposition.PCA(1)).fit(x, x)
+    np.testing.assert_allclose(model.transform(x), x)

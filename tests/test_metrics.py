@@ -234,6 +234,16 @@ def test_a_classifier_reaches_the_accuracy_of_bayes():
     assert metrics.classifier_two_sample(1e-30 * (x + 2), 1e-30 * y).accuracy == pytest.approx(expected, abs=0.03)
 
 
+def test_a_classifier_leaves_the_global_seed_alone_and_is_one():
+    x, y = np.random.default_rng(0).normal(size=(2, 60, 2))
+    before = np.random.get_state()[2]  # noqa: NPY002
+    assert metrics.classifier_two_sample(x, y) == metrics.classifier_two_sample(x, y)
+    assert np.random.get_state()[2] == before  # noqa: NPY002
+    for classifier in (print, DecisionTreeClassifier):
+        with pytest.raises(TypeError, match="classifier=.* must have fit and predict"):
+            metrics.classifier_two_sample(x, y, classifier)
+
+
 def test_sums_over_pairs_do_not_hold_all_pairs():
     x, y = np.random.default_rng(0).normal(size=(2, 2500, 2))
     for metric in (metrics.energy_distance, lambda x, y: metrics.two_sample_test(x, y, n_permutations=5)):

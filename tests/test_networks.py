@@ -11,7 +11,7 @@ from tolerances import FLOAT64
 from torch import nn
 
 import nsgf
-from nsgf import NSGF, NSGFPlusPlus
+from nsgf import NSGF, NSGFPlusPlus, TrajectoryPool
 from nsgf.networks import MLP, OnImages, TimePredictor, UNet, _resize, build, predictor
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
@@ -31,6 +31,25 @@ def awake(net):
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
     return net.double()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLP("2"), "n_features='2' must be an integer"),
+        (lambda: MLP(2, width=0), "width=0 must be"),
+        (lambda: UNet((1, 8, 8), width=None), "width=None must be"),
+        (lambda: UNet((1, 8, 8), attention=1), "attention=1 must be integers"),
+        (lambda: UNet((1, 8, 8), dropout="half"), "dropout='half' must be"),
+        (lambda: UNet(8), "sample_shape=8 must be integers"),
+        (lambda: OnImages(MLP, (1, 8, 8)), "net is a type. Give a torch module"),
+        (lambda: OnImages(MLP(64), "8"), "sample_shape='8' must be integers"),
+        (lambda: TrajectoryPool(4, 2.0), "n_features=2.0 must be an integer"),
+    ],
+)
+def test_sizes_are_named_where_they_are_none(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
 
 
 def small(sample_shape=(1, 7, 7), **options):

@@ -76,3 +76,14 @@ def test_what_cannot_be_drawn_is_named_and_leaves_no_figure(call, words):
     with pytest.raises(ValueError, match=words):
         call()
     assert not plt.get_fignums()
+
+
+def test_lists_of_tensors_shapes_and_axes_that_are_none_are_named():
+    paths = [torch.ones(4, 2, requires_grad=True)] * 2
+    for call, message in (
+        (lambda: plots.plot_trajectories(paths), "x is not numeric"),
+        (lambda: plots.plot_images(np.ones((4, 4)), 4), "shape=4 must be integers"),
+        (lambda: plots.plot_loss(np.ones(3), np.array(3)), "ax is a ndarray; give Axes"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()

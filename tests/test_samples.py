@@ -135,7 +135,7 @@ def test_the_columns_of_a_frame_are_kept_by_name():
     ("X_src", "X_tgt", "words"),
     [
         ([[0.0, np.nan]] * 3, np.ones((3, 2)), "X_src.*NaN"),
-        (np.ones((3, 2)), [[0.0, np.inf]] * 3, "X_tgt.*infinity"),
+        (np.ones((3, 2)), [[0.0, np.inf]] * 3, "X_tgt contains NaN or infinite values.*the first at .0, 1.. Impute"),
         (np.empty((0, 2)), np.ones((3, 2)), r"X_src.*0 sample"),
         (np.empty((3, 0)), np.ones((3, 2)), r"X_src.*0 feature"),
         (np.ones((1, 2)), np.ones((3, 2)), r"X_src.*1 sample"),
@@ -151,7 +151,7 @@ def test_the_columns_of_a_frame_are_kept_by_name():
         (sparse.dok_matrix(CENTRES), CENTRES, "X_src: Sparse.*toarray"),
         ((row for row in CENTRES), CENTRES, r"X_src is a generator.*list\(X_src\)"),
         (CENTRES, CENTRES.astype("M8[D]"), "X_tgt: dates are no features. Give days"),
-        ([[10**400, 1]] * 3, CENTRES, "X_src: int too large"),
+        ([[10**400, 1]] * 3, CENTRES, "X_src has integers that float64 does not hold"),
         (CENTRES * 1j, CENTRES, "X_src: Complex"),
         (np.ones((3, 2)), np.ones((3, 2, 2)), "X_src has 2 features but X_tgt has 4.*Encode"),
         ([["a", "b"]] * 3, np.ones((3, 2)), "X_src.*string"),
@@ -233,3 +233,29 @@ def test_times_of_every_kind_are_read_and_given_back(times):
 def test_times_that_are_none_or_mixed_are_refused(times, words):
     with pytest.raises(ValueError, match=words):
         snapshots([(t, CENTRES) for t in times])
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.ndarray, "X is the class ndarray. Give an array"),
+        (object(), r"X: expected rows \(n, d\), got a object. Give an array"),
+        (np.array(1.0), r"X: expected rows \(n, d\), got a ndarray"),
+        ([[object(), 1.0]], "X: it is not numeric, .* Encode it as numbers first"),
+        (pd.DataFrame(), "X: 0 feature.* Give some columns"),
+        (np.array([[np.inf, -np.inf]]), "X contains NaN or infinite values, or missing ones: 2 of them"),
+    ],
+)
+def test_what_is_no_sample_is_named_with_a_remedy(X, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        rows(X, "X", 1)
+
+
+def test_rows_beyond_float32_from_those_of_the_fit_are_refused_and_not_made_infinite():
+    frame = Frame.of([CENTRES, CENTRES + 1.0], (2,))
+    assert np.isfinite(frame.to_unit(1e17 * CENTRES)).all()
+    for far in (1e100, 1e307):
+        with pytest.raises(
+            ValueError, match="X lies up to .* spreads from the samples of the fit. Give it in their unit"
+        ):
+            frame.to_unit(far * CENTRES)

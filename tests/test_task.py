@@ -117,8 +117,9 @@ def test_a_plain_model_refuses_conditions_at_transform():
         model.transform(X, "a")
     with pytest.raises(ValueError, match="belong to a time course"):
         model.transform(X, t1=2.0)
-    with pytest.raises(ValueError, match="guidance='strong' must be a number"):
-        model.transform(X, guidance="strong")
+    for guidance in ("strong", np.ones(2), None, 10**400, 1j):
+        with pytest.raises(ValueError, match="guidance=.* must be a number"):
+            model.transform(X, guidance=guidance)
 
 
 @pytest.mark.parametrize(("t0", "t1"), [(0, 60), (-1, 24), (24, 24), (48, 0)])

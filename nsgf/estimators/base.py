@@ -43,10 +43,8 @@ class Ask(NamedTuple):
     guidance: float = 1.0
 
     @classmethod
-    def of(cls, guidance: object, c: np.ndarray | None, span: tuple[float, float] = (0.0, 1.0)) -> "Ask":
-        """Return what is asked, or raise where the guidance is no number, or has no conditions to strengthen."""
-        if not (isinstance(guidance, int | float | np.number) and np.isfinite(guidance)):
-            raise ValueError(f"guidance={guidance!r} must be a number; 1.0 follows the conditional field.")
+    def of(cls, guidance: float, c: np.ndarray | None, span: tuple[float, float] = (0.0, 1.0)) -> "Ask":
+        """Return what is asked, or raise where the guidance has no conditions to strengthen."""
         if c is None and guidance not in (0, 1):
             raise ValueError(f"guidance={guidance!r} was given to a model that was fitted without conditions.")
         return cls(span, float(guidance))

@@ -23,7 +23,7 @@ def distance_of(metric: "str | Distance") -> Distance:
     """
     if callable(metric):
         return metric
-    if metric not in _NAMES:
+    if not isinstance(metric, str) or metric not in _NAMES:
         raise ValueError(
             f"metric={metric!r} is unknown; choose one of {', '.join(map(repr, _NAMES))}, or give a function of the "
             "carried samples (n, d) and the target samples (m, d)."
