@@ -32,7 +32,7 @@ def as_points(X: Any, name: str) -> Array:
 
     Integers become float64 and float16 becomes float32, the least precision that the solvers work in.
     """
-    X = _as_numbers(X, name)
+    X = as_numbers(X, name)
     if X.ndim != 2:
         flat = f"{name}.reshape(-1, 1) for one feature, {name}.reshape(1, -1) for one sample"
         raise ValueError(
@@ -41,13 +41,7 @@ def as_points(X: Any, name: str) -> Array:
         )
     if 0 in X.shape:
         raise ValueError(f"{name} is empty: its shape is {tuple(X.shape)}. Give at least one row and one column.")
-    xp = namespace(X)
-    top = float(xp.max(xp.abs(X)))  # NaN where one is
-    if not top < float("inf"):
-        where = _places(to_numpy(~xp.isfinite(X)))
-        raise ValueError(
-            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
-        )
+    top = check_finite(X, name)
     if top > LARGEST:
         raise ValueError(
             f"{name} has values up to {top:.3g}, whose squares overflow. Give them in a larger unit, below {LARGEST:g}."
@@ -55,12 +49,24 @@ def as_points(X: Any, name: str) -> Array:
     return X
 
 
+def check_finite(X: Array, name: str) -> float:
+    """Return the largest value, or raise where one is NaN or infinite."""
+    xp = namespace(X)
+    top = float(xp.max(xp.abs(X)))  # NaN where one is
+    if not top < float("inf"):
+        where = _places(to_numpy(~xp.isfinite(X)))
+        raise ValueError(
+            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
+        )
+    return top
+
+
 def as_weights(w: Any, x: Array, name: str) -> Array:
     """Return the weights of the rows of `x`, of total mass 1; uniform where `w` is None."""
     xp, n = namespace(x), x.shape[-2]
     if w is None:
         return xp.full(n, 1.0 / n, dtype=x.dtype, device=device(x))
-    w = _as_numbers(w, name)
+    w = as_numbers(w, name)
     if w.shape != (n,):
         raise ValueError(f"{name} has shape {tuple(w.shape)}; give one weight a row, that is shape ({n},).")
     w = xp.asarray(w, dtype=x.dtype, device=device(x))
@@ -72,7 +78,7 @@ def as_weights(w: Any, x: Array, name: str) -> Array:
 
 def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     """Validate two clouds of one space; return them in one library and one floating dtype."""
-    same_columns([x, y], f"{names[0]} and {names[1]}", f"{names[1]}[{names[0]}.columns]")
+    same_columns([columns_of(x), columns_of(y)], f"{names[0]} and {names[1]}", f"{names[1]}[{names[0]}.columns]")
     x, y = as_points(x, names[0]), as_points(y, names[1])
     check_widths(x, y, names)
     if type(x) is not type(y):
@@ -97,13 +103,18 @@ def check_widths(x: Array, y: Array, names: tuple[str, str]) -> None:
         )
 
 
-def same_columns(samples: Sequence[Any], names: str, remedy: str = "X_tgt[X_src.columns]") -> None:
+def columns_of(X: Any) -> list[Any] | None:
+    """Return the names of the columns of a data frame; None of all else."""
+    return list(getattr(X, "column_names", X.columns)) if hasattr(X, "columns") else None
+
+
+def same_columns(columns: Sequence[list[Any] | None], names: str, remedy: str = "X_tgt[X_src.columns]") -> None:
     """Refuse data frames with other columns, or another order of them: they are read by position."""
-    columns = [list(getattr(X, "column_names", X.columns)) for X in samples if hasattr(X, "columns")]
-    for other in columns[1:]:
-        if other != columns[0]:
+    first, *others = [given for given in columns if given is not None] or [[]]
+    for other in others:
+        if other != first:
             raise ValueError(
-                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
+                f"{names} have different columns, or another order of them: {first[:5]} and {other[:5]}. "
                 f"Select the same ones, such as {remedy}."
             )
 
@@ -192,7 +203,7 @@ def _library(x: Array) -> str:
     return type(x).__module__.partition(".")[0]
 
 
-def _as_numbers(X: Any, name: str) -> Array:
+def as_numbers(X: Any, name: str) -> Array:
     """Return `X` as a floating array of its own library (NumPy for lists and data frames)."""
     if hasattr(X, "toarray") or (is_torch_array(X) and str(X.layout) != "torch.strided"):
         dense = f"{name}.{'to_dense' if is_torch_array(X) else 'toarray'}()"

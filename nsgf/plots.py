@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import as_points, to_numpy
+from nsgf._arrays import as_points, columns_of, same_columns, to_numpy
 from nsgf._checks import count
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def plot_samples(ax: "Axes | None" = None, **clouds: ArrayLike) -> "Axes":
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['source', 'target']
     """
+    same_columns([columns_of(x) for x in clouds.values()], ", ".join(clouds), "b[a.columns]")
     planes = {name: _in_plane(x, name) for name, x in clouds.items()}
     if not planes:
         raise ValueError("there are no clouds to draw. Give them by name, such as plot_samples(source=X_src).")

@@ -11,7 +11,17 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from nsgf import _checks, _io
-from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
+from nsgf._arrays import (
+    Array,
+    as_numbers,
+    check_finite,
+    check_widths,
+    columns_of as columns_of,
+    like,
+    refuse_masked,
+    same_columns as same_columns,
+    to_numpy,
+)
 from nsgf.sinkhorn import spread
 
 Time = float | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64
@@ -67,7 +77,11 @@ class Frame(NamedTuple):
 
     def to_unit(self, x: np.ndarray, s: float = 0.0) -> np.ndarray:
         """Return data in units of their spread; float32 of float64 arithmetic, so rescaled data give equal bits."""
-        return ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
+        with np.errstate(over="ignore"):
+            z: np.ndarray = ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
+        if not np.isfinite(z).all():
+            raise ValueError(f"samples lie beyond 3e38 spreads ({self.scale:.3g}) of the fit; give them in its unit.")
+        return z
 
     def to_data(self, z: np.ndarray, s: float = 1.0) -> np.ndarray:
         """Return what lies in units of the spread, at part `s` of the way, in those of the data, float64."""
@@ -113,16 +127,20 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     """
     _refuse(X, name)
     refuse_masked(X, name)
+    frame = as_numbers(X, name) if hasattr(X, "columns") else None
     try:
-        plain = _flat(to_numpy(X))
+        plain = _flat(to_numpy(X)) if frame is None else frame
         if str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
             raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
         if len(getattr(plain, "shape", (0, 0))) == 1:
             raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
-        return check_array(plain, dtype=np.float64, order="C", input_name=name, ensure_min_samples=least)
+        options = {"input_name": name, "ensure_min_samples": least, "ensure_all_finite": False}
+        x: np.ndarray = check_array(plain, dtype=np.float64, order="C", **options)
     except (ValueError, TypeError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from error
+    check_finite(x, name)
+    return x
 
 
 _RESHAPE = "Reshape your data: .reshape(-1, 1) for one feature, .reshape(1, -1) for one sample."
@@ -274,7 +292,7 @@ def snapshots(given: Any) -> tuple[Calendar, tuple[float, ...], list[np.ndarray]
         )
     order = np.argsort(times)
     times, samples = [times[i] for i in order], [items[i][1] for i in order]
-    same_columns(samples, "the snapshots of X_src")
+    same_columns([columns_of(X) for X in samples], "the snapshots of X_src")
     names = [f"X_src at time {calendar.shown(t)}" for t in times]
     xs = [rows(X, name) for X, name in zip(samples, names, strict=True)]
     for x, X, name in zip(xs, samples, names, strict=True):
