@@ -168,7 +168,9 @@ def look_at(task: Task) -> bool:
     'X_src and X_tgt have features of very different spread: feat'
     """
     ends = [(name, side.x) for name, side in (("X_src", task.source), ("X_tgt", task.target)) if side.x is not None]
-    given = list(zip((f"X_src at time {t:g}" for t in task.times), task.snapshots, strict=True)) or ends
+    given = (
+        list(zip((f"X_src at time {task.calendar.shown(t)}" for t in task.times), task.snapshots, strict=True)) or ends
+    )
     square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
     found = [_far_rows(name, x) for name, x in given]
     found += [_narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]
@@ -182,7 +184,7 @@ def _far_rows(name: str, x: np.ndarray) -> str:
     far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
     far = far[squares[far] > 0.01 * squares[far[0]]]
     share = squares[far].sum() / max(squares.sum(), 1e-300)
-    if not 1.0 > share > _FAR_SHARE or len(x) < _FEW_ROWS:
+    if share <= _FAR_SHARE or len(x) < _FEW_ROWS:
         return ""
     shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
     return (

@@ -115,7 +115,7 @@ def plot_velocity_field(
 
 
 def plot_images(x: ArrayLike, shape: tuple[int, ...], n_columns: int = 10, ax: "Axes | None" = None) -> "Axes":
-    """Tile rows of pixels as images of `shape` (h, w), dark on light, in one grid; the last line may not be full.
+    """Tile rows of pixels as images of `shape` (h, w) or (1, h, w), dark on light, in one grid.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def plot_images(x: ArrayLike, shape: tuple[int, ...], n_columns: int = 10, ax: "
     (18, 90)
     """
     count("n_columns", n_columns)
-    pixels = np.asarray(to_numpy(x))
+    pixels, shape = np.asarray(to_numpy(x)), shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(shape) != 2 or pixels.ndim < 2 or math.prod(pixels.shape[1:]) != math.prod(shape):
         raise ValueError(
             f"x has shape {pixels.shape} and shape={shape}; give rows of h * w pixels each and shape (h, w)."

@@ -288,7 +288,8 @@ def snapshots(given: Any) -> tuple[Calendar, tuple[float, ...], list[np.ndarray]
     times = [calendar.number(t, "t") for t in given_times]
     if len(set(times)) < max(len(times), 2) or not np.isfinite(max(times) - min(times)):
         raise ValueError(
-            f"X_src has the times {[t for t, _ in items]}; a time course needs two or more, finite and all different."
+            f"X_src has the times {[t for t, _ in items]}; a time course needs two or more, finite and all different: "
+            "as float64, or of dates in microseconds."
         )
     order = np.argsort(times)
     times, samples = [times[i] for i in order], [items[i][1] for i in order]
