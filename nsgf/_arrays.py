@@ -42,11 +42,20 @@ def as_points(X: Any, name: str) -> Array:
         )
     if 0 in X.shape:
         raise ValueError(f"{name} is empty: its shape is {tuple(X.shape)}. Give at least one row and one column.")
+    check_finite(X, name)
+    return X
+
+
+def check_finite(X: Array, name: str) -> float:
+    """Return the largest value, or raise where one is NaN or infinite."""
     xp = namespace(X)
     top = float(xp.max(xp.abs(X)))  # NaN where one is
     if not top < float("inf"):
-        refuse_unknown(to_numpy(~xp.isfinite(X)), name)
-    return X
+        where = _places(to_numpy(~xp.isfinite(X)))
+        raise ValueError(
+            f"{name} contains NaN or infinite values, or missing ones: {where}. Impute them, or drop those rows first."
+        )
+    return top
 
 
 def as_weights(w: Any, x: Array, name: str) -> Array:
@@ -66,7 +75,7 @@ def as_weights(w: Any, x: Array, name: str) -> Array:
 
 def as_pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     """Validate two clouds of one space; return them in one library and one floating dtype."""
-    same_columns([x, y], f"{names[0]} and {names[1]}", f"{names[1]}[{names[0]}.columns]")
+    same_columns([columns_of(x), columns_of(y)], f"{names[0]} and {names[1]}", f"{names[1]}[{names[0]}.columns]")
     x, y = as_points(x, names[0]), as_points(y, names[1])
     check_widths(x, y, names)
     if type(x) is not type(y):
@@ -91,13 +100,18 @@ def check_widths(x: Array, y: Array, names: tuple[str, str]) -> None:
         )
 
 
-def same_columns(samples: Sequence[Any], names: str, remedy: str = "X_tgt[X_src.columns]") -> None:
+def columns_of(X: Any) -> list[Any] | None:
+    """Return the names of the columns of a data frame; None of all else."""
+    return list(getattr(X, "column_names", X.columns)) if hasattr(X, "columns") else None
+
+
+def same_columns(columns: Sequence[list[Any] | None], names: str, remedy: str = "X_tgt[X_src.columns]") -> None:
     """Refuse data frames with other columns, or another order of them: they are read by position."""
-    columns = [list(getattr(X, "column_names", X.columns)) for X in samples if hasattr(X, "columns")]
-    for other in columns[1:]:
-        if other != columns[0]:
+    first, *others = [given for given in columns if given is not None] or [[]]
+    for other in others:
+        if other != first:
             raise ValueError(
-                f"{names} have different columns, or another order of them: {columns[0][:5]} and {other[:5]}. "
+                f"{names} have different columns, or another order of them: {first[:5]} and {other[:5]}. "
                 f"Select the same ones, such as {remedy}."
             )
 
@@ -111,15 +125,6 @@ def refuse_masked(X: Any, name: str) -> None:
             raise ValueError(
                 f"{name} has masked entries, {_places(mask)}. Fill them, {name}.filled(value), or drop the rows."
             )
-
-
-def refuse_unknown(unknown: np.ndarray, name: str) -> None:
-    """Raise where entries are not finite."""
-    if unknown.any():
-        raise ValueError(
-            f"{name} contains NaN or infinite values, or missing ones: {_places(unknown)}. Impute them, or drop those "
-            "rows first."
-        )
 
 
 def _places(wrong: np.ndarray) -> str:

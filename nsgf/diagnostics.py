@@ -166,7 +166,9 @@ def look_at(task: Task) -> bool:
     >>> str(caught[0].message)[:60]
     'X_src and X_tgt have features of very different spread: feat'
     """
-    course = [(f"X_src at time {t:g}", Side(x)) for t, x in zip(task.times, task.snapshots, strict=True)]
+    course = [
+        (f"X_src at time {task.calendar.shown(t)}", Side(x)) for t, x in zip(task.times, task.snapshots, strict=True)
+    ]
     ends = [(name, side) for name, side in (("X_src", task.source), ("X_tgt", task.target)) if side.x is not None]
     given = course or ends
     within = [_within_labels(side, task) for _, side in given]
@@ -201,7 +203,7 @@ def _far_rows(name: str, x: np.ndarray) -> str:
     far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
     far = far[squares[far] > 0.01 * squares[far[0]]]
     share = squares[far].sum() / max(squares.sum(), 1e-300)
-    if not 1.0 > share > _FAR_SHARE or len(x) < _FEW_ROWS:
+    if share <= _FAR_SHARE or len(x) < _FEW_ROWS:
         return ""
     shown = ", ".join(map(str, sorted(far[:5].tolist()))) + (", …" if len(far) > 5 else "")
     return (

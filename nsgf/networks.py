@@ -368,10 +368,11 @@ def _try_out(net: nn.Module, n_features: int, n_conditions: int) -> None:
     sees, net = (net.sample_shape, net.net) if isinstance(net, OnImages) else ((n_features,), net)
     name = f"network={type(net).__name__}"
     _check_weights(net, name)
-    x, t = torch.randn(2, *sees, generator=torch.Generator().manual_seed(0)), torch.tensor([0.25, 0.75])
-    c = [torch.zeros(2, n_conditions)] if n_conditions else []
-    of = f" and conditions {(2, n_conditions)}" if n_conditions else ""
-    words, kept = f"{name} was called with x {tuple(x.shape)}, times (2,){of}", x.clone()
+    n = next(n for n in range(2, 9) if n not in (*sees, n_conditions))  # what mixes rows with features must show
+    x, t = torch.randn(n, *sees, generator=torch.Generator().manual_seed(0)), torch.linspace(0.25, 0.75, n)
+    c = [torch.zeros(n, n_conditions)] if n_conditions else []
+    of = f" and conditions {(n, n_conditions)}" if n_conditions else ""
+    words, kept = f"{name} was called with x {tuple(x.shape)}, times ({n},){of}", x.clone()
     try:
         with _random.seeded(0), torch.enable_grad():
             v = net.cpu().eval()(x, t, *c)

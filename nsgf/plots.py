@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import as_numbers, as_points, to_numpy
+from nsgf._arrays import as_numbers, as_points, columns_of, same_columns, to_numpy
 from nsgf._checks import count, counts
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def plot_samples(ax: "Axes | None" = None, **clouds: ArrayLike) -> "Axes":
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['source', 'target']
     """
+    same_columns([columns_of(x) for x in clouds.values()], ", ".join(clouds), "b[a.columns]")
     planes = {name: _in_plane(x, name) for name, x in clouds.items()}
     if not planes:
         raise ValueError("there are no clouds to draw. Give them by name, such as plot_samples(source=X_src).")
@@ -117,7 +118,7 @@ def plot_velocity_field(
 
 
 def plot_images(x: ArrayLike, shape: tuple[int, ...], n_columns: int = 10, ax: "Axes | None" = None) -> "Axes":
-    """Tile rows of pixels as images of `shape` (h, w), dark on light, in one grid; the last line may not be full.
+    """Tile rows of pixels as images of `shape` (h, w) or (1, h, w), dark on light, in one grid.
 
     Examples
     --------
@@ -126,8 +127,8 @@ def plot_images(x: ArrayLike, shape: tuple[int, ...], n_columns: int = 10, ax: "
     (18, 90)
     """
     count("n_columns", n_columns)
-    pixels = to_numpy(as_numbers(x, "x"))
-    shape = counts("shape", shape)
+    pixels, shape = to_numpy(as_numbers(x, "x")), counts("shape", shape)
+    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(shape) != 2 or pixels.ndim < 2 or math.prod(pixels.shape[1:]) != math.prod(shape):
         raise ValueError(
             f"x has shape {pixels.shape} and shape={shape}; give rows of h * w pixels each and shape (h, w)."

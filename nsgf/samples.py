@@ -13,10 +13,12 @@ from sklearn.utils.validation import check_array, validate_data
 from nsgf import _checks, _io
 from nsgf._arrays import (
     Array,
+    as_numbers,
+    check_finite,
     check_widths,
+    columns_of as columns_of,
     like,
     refuse_masked,
-    refuse_unknown,
     same_columns as same_columns,
     to_numpy,
 )
@@ -132,8 +134,9 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     """
     _refuse(X, name)
     refuse_masked(X, name)
+    frame = as_numbers(X, name) if hasattr(X, "columns") else None
     try:
-        plain = _flat(to_numpy(X))
+        plain = _flat(to_numpy(X)) if frame is None else frame
         if not hasattr(plain, "shape") or plain.shape == ():
             raise TypeError(f"expected rows (n, d), got a {type(X).__name__}. Give an array or a data frame.")
         if plain.shape[1:] == (0,):
@@ -143,16 +146,15 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
         if len(getattr(plain, "shape", (0, 0))) == 1:
             raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
         with np.errstate(over="ignore"):  # of long doubles, which are then found infinite
-            x = check_array(
-                plain, dtype=np.float64, order="C", input_name=name, ensure_min_samples=least, ensure_all_finite=False
-            )
+            options = {"input_name": name, "ensure_min_samples": least, "ensure_all_finite": False}
+            x: np.ndarray = check_array(plain, dtype=np.float64, order="C", **options)
     except OverflowError:
         raise ValueError(f"{name} has integers that float64 does not hold. Give them in a larger unit.") from None
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         words = "it is not numeric, " if str(error).startswith(("float()", "could not convert")) else ""
         raise kind(f"{name}: {words}{error}{'. Encode it as numbers first.' if words else ''}") from error
-    refuse_unknown(~np.isfinite(x), name)
+    check_finite(x, name)
     return x
 
 
@@ -303,11 +305,12 @@ def snapshots(given: Any) -> tuple[Calendar, tuple[float, ...], list[np.ndarray]
     times = [calendar.number(t, "t") for t in given_times]
     if len(set(times)) < max(len(times), 2) or not np.isfinite(max(times) - min(times)):
         raise ValueError(
-            f"X_src has the times {[t for t, _ in items]}; a time course needs two or more, finite and all different."
+            f"X_src has the times {[t for t, _ in items]}; a time course needs two or more, finite and all different: "
+            "as float64, or of dates in microseconds."
         )
     order = np.argsort(times)
     times, samples = [times[i] for i in order], [items[i][1] for i in order]
-    same_columns(samples, "the snapshots of X_src")
+    same_columns([columns_of(X) for X in samples], "the snapshots of X_src")
     names = [f"X_src at time {calendar.shown(t)}" for t in times]
     xs = [rows(X, name) for X, name in zip(samples, names, strict=True)]
     for x, X, name in zip(xs, samples, names, strict=True):

@@ -16,12 +16,12 @@ the same, exactly, and far-away clouds lose no digits.
 import contextlib
 import dataclasses
 import math
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import Array, as_pair, as_points, as_weights, device, like, namespace
+from nsgf._arrays import Array, as_pair, as_points, as_weights, columns_of, device, like, namespace, same_columns
 from nsgf._checks import warn
 from nsgf.fixed_point import LEAST_UNIT
 from nsgf.kernel import cost, extent
@@ -86,6 +86,8 @@ class Velocity:
         all in lengths of `unit`: what a call on new points needs.
     unit : float
         The length that they are measured in, in units of the data.
+    columns : list or None
+        Names of the columns of the source, where it is a data frame.
     """
 
     v: Array
@@ -96,6 +98,7 @@ class Velocity:
     own: Potentials = dataclasses.field(repr=False)
     blur: float = dataclasses.field(repr=False)
     unit: float = dataclasses.field(default=1.0, repr=False)
+    columns: list[Any] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def potentials(self) -> Potentials:
@@ -122,6 +125,7 @@ class Velocity:
 
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
+        same_columns([self.columns, columns_of(z)], "x and z", "z[x.columns]")
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
         xp, dtype = namespace(zs), zs.dtype
         zs = xp.astype(_in_unit(zs, self.unit), self.pair.x.dtype)
@@ -224,7 +228,7 @@ def sinkhorn_velocity(
     start = solve.start(lambda: solve.own(pair.y, eps, pair.b)) if init is None else _into_frame(init, pair, unit)
     res = solve_velocity(pair, eps, solve, start)
     settle(res.error, res.converged, solve)
-    return dataclasses.replace(res, v=like(in_units_of_data(res.v, unit), x), unit=unit)
+    return dataclasses.replace(res, v=like(in_units_of_data(res.v, unit), x), unit=unit, columns=columns_of(x))
 
 
 def solve_velocity(pair: Centred, eps: float, solve: Solver, start: Potentials | None) -> Velocity:

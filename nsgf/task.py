@@ -81,7 +81,7 @@ class Task:
         y = samples.rows(X_tgt, "X_tgt")
         x = None if X_src is None else samples.rows(X_src, "X_src")
         if x is not None and not isinstance(encoder, tuple | list):
-            samples.same_columns([X_src, X_tgt], "X_src and X_tgt")
+            samples.same_columns([samples.columns_of(X_src), samples.columns_of(X_tgt)], "X_src and X_tgt")
             check_widths(x, y, ("X_src", "X_tgt"))
             samples.same_shape(samples.shape_of(cast(ArrayLike, X_src)), samples.shape_of(X_tgt), ("X_src", "X_tgt"))
         codec = Codec.of(encoder, x, y)

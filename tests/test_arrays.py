@@ -14,7 +14,7 @@ import torch
 from common import dtypes
 from tolerances import FLOAT64, ROUNDING
 
-from nsgf import NSGF, metrics, sinkhorn_flow
+from nsgf import NSGF, metrics, plots, sinkhorn_flow, spread
 from nsgf._arrays import as_pair, as_points, as_weights, like, namespace, pick_device, to_numpy, to_torch
 from nsgf.sinkhorn import pick_blur, sinkhorn_divergence, sinkhorn_velocity
 from nsgf.solvers import POT, Potentials, Sinkhorn
@@ -105,6 +105,10 @@ def test_frames_with_another_order_of_columns_are_turned_away(function, library)
     function(x, Y[:, :2])
     for other in (y[["dose", "age"]], library.DataFrame({"age": Y[:, 0], "weight": Y[:, 1]})):
         assert re.search(r"^x and y have different columns.*y\[x.columns\]", message(function, x, other))
+    field, swapped = sinkhorn_velocity(x, y), y[["dose", "age"]]
+    assert np.array_equal(field(y), field(Y[:, :2]))
+    assert re.search(r"^x and z have different columns.*z\[x.columns\]", message(field, swapped))
+    assert re.search("^a, b have different columns", message(lambda: plots.plot_samples(a=x, b=swapped)))
 
 
 def test_estimators_turn_masked_entries_away():
@@ -202,6 +206,7 @@ def test_integers_and_booleans_are_read_as_float64(kind):
     res = sinkhorn_velocity(x, x, 1.0)
     assert res.v.dtype == np.float64
     assert np.allclose(res.v, sinkhorn_velocity(x.astype(float), x.astype(float), 1.0).v)
+    assert spread(x) == spread(x.tolist()) == spread(x.astype(float)) > 0
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.bool])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from common import BARELY, samples
+from sklearn.model_selection import GridSearchCV
 
 from nsgf import NSGF, POT, Sinkhorn, Training, _checks, load, sinkhorn_velocity
 
@@ -40,8 +41,9 @@ def test_a_value_out_of_its_range_is_named(check, good, bad):
         lambda: sinkhorn_velocity(*samples(20), 0.1, solver=POT(tol=1e-9, max_iter=2)),
         lambda: NSGF(**BARELY | {"max_iter": 1}).fit(*samples(100)),
         lambda: NSGF(**BARELY).fit(np.zeros((4, 2)), np.ones((4, 2)), y_src=[1, -1] * 2, y_tgt=[1, -1] * 2),
+        lambda: GridSearchCV(NSGF(**BARELY | {"max_iter": 1}), {"blur": [1.0]}, cv=2).fit(*samples(100)),
     ],
-    ids=["solver", "report", "labels"],
+    ids=["solver", "report", "labels", "search"],
 )
 def test_a_warning_points_at_the_line_of_the_caller(call):
     with warnings.catch_warnings(record=True) as caught:

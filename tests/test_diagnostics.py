@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from nsgf import NSGF, POT, datasets, diagnostics
 from nsgf.diagnostics import minibatch_gap
 from nsgf.flow import flow_steps
+from nsgf.task import Task
 
 
 def test_minibatches_of_one_law_come_closer_as_they_grow():
@@ -114,3 +115,13 @@ def test_a_fit_that_is_right_is_quiet(case):
 def test_a_figure_that_is_no_number_warns():
     with pytest.warns(UserWarning, match=r"report_\['width'\] is nan: not a number"):
         diagnostics.warn({"width": np.nan, "regression_gap": 0.1})
+
+
+@pytest.mark.parametrize("far", [1e3, 1e8, 1e10, 1e16, 1e100])
+@pytest.mark.parametrize("side", ["X_src", "X_tgt"])
+def test_a_row_far_from_all_others_is_named(far, side):
+    clouds = {"X_src": X, "X_tgt": Y}
+    clouds[side] = np.vstack([clouds[side], [[far, far]]])
+    task = Task.of(*clouds.values())
+    with pytest.warns(UserWarning, match=f"{side} has 1 of .* rows {len(clouds[side]) - 1}. .* Drop or clip"):
+        assert diagnostics.look_at(task)

@@ -382,11 +382,12 @@ def test_forked_processes_have_samples_of_their_own(flow, tmp_path):
     assert len(np.unique(rows, axis=0)) == 12
 
 
-# %% The table
+# %% The tables
 
 
-def test_every_row_of_the_fault_table_names_its_tests():
-    table = (ROOT / "docs" / "faults.rst").read_text()
+@pytest.mark.parametrize("page", ["faults", "robustness"])
+def test_every_row_of_a_table_of_faults_names_its_tests(page):
+    table = (ROOT / "docs" / f"{page}.rst").read_text()
     tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     rows = table.split("\n   * - ")[2:]
     assert len(rows) > 15

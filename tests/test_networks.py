@@ -336,12 +336,13 @@ class Nothing(nn.Module):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (Rows(n_out=1), r"network=Rows was called with x \(2, 2\).*returned torch.float32 of shape \(2, 1\)"),
-        (Rows(n_out=3), r"returned torch.float32 of shape \(2, 3\); a velocity has the shape of x"),
+        (Rows(n_out=1), r"network=Rows was called with x \(3, 2\).*returned torch.float32 of shape \(3, 1\)"),
+        (Rows(n_out=3), r"returned torch.float32 of shape \(3, 3\); a velocity has the shape of x"),
         (Rows(n_in=9), "raised RuntimeError: mat1 and mat2"),
         (Rows(dtype=torch.float64), r"weights of torch.float64; .*network.float\(\)"),
         (Rows(torch.Tensor.double), "returned torch.float64"),
         (Rows(lambda v: (v, v)), "returned tuple"),
+        (Rows(lambda v: v.T), r"shape \(2, 3\); a velocity has the shape of x"),
         (Rows(lambda v: v / 0), "must be finite"),
         (Rows(torch.Tensor.detach), "have a gradient"),
         (Rows(lambda v: {}[0]), "raised KeyError: 0"),
@@ -361,7 +362,7 @@ def test_a_module_that_is_no_field_of_the_samples_is_refused_before_the_pool(net
 
 
 def test_a_module_that_takes_no_conditions_or_turns_images_is_refused():
-    with pytest.raises(ValueError, match=r"times \(2,\) and conditions \(2, 3\), and raised TypeError"):
+    with pytest.raises(ValueError, match=r"times \(4,\) and conditions \(4, 3\), and raised TypeError"):
         build(Rows(), (2,), 3)
     turned = Rows()
     turned.forward = lambda x, t: x.permute(0, 2, 3, 1) * turned.weight[0, 0]

@@ -21,6 +21,8 @@ def test_every_image_has_a_tile(n, tiles):
     images = np.arange(1.0, n + 1)[:, None, None] * np.ones((8, 8))
     grid = np.asarray(plots.plot_images(images.reshape(n, 64), (8, 8)).images[0].get_array())
     assert grid.shape == tiles
+    channelled = plots.plot_images(images[:, None], (1, 8, 8)).images[0].get_array()
+    np.testing.assert_array_equal(channelled, grid)
     for k, image in enumerate(images):
         i, j = 9 * (k // 10), 9 * (k % 10)
         np.testing.assert_array_equal(grid[i : i + 8, j : j + 8], image)

@@ -7,13 +7,13 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from common import BARELY, CENTRES, ignore_report
+from common import BARELY, CENTRES, ignore_report, samples
 from hypothesis import given, strategies as st
 from scipy import sparse
 from strategies import cloud, seeds
 from tolerances import FLOAT32, rounding
 
-from nsgf import NSGF, spread
+from nsgf import NSGF, NSGFPlusPlus, spread
 from nsgf.samples import Calendar, Frame, features, in_form_of, rows, same_shape, shape_of, snapshots
 
 MASKED = np.ma.masked_equal(CENTRES, 5.0)
@@ -146,7 +146,13 @@ def test_the_columns_of_a_frame_are_kept_by_name():
         ([(0.0, CENTRES), (1.0, CENTRES)], CENTRES, "X_src is a list of several samples.*give that alone"),
         (MASKED, CENTRES, "X_src has masked entries, 1 of them.* Fill them"),
         (CENTRES, list(MASKED), "X_tgt has masked entries, 1 of them"),
-        (pd.DataFrame({"a": [1, None, 2], "b": [1, 2, 3]}).convert_dtypes(), CENTRES, "X_src.*NaN"),
+        (
+            pd.DataFrame({"a": [1, None, 2], "b": [1, 2, 3]}).convert_dtypes(),
+            CENTRES,
+            r"X_src.*missing ones: 1 of them, the first at \[1, 0\]",
+        ),
+        (pd.DataFrame({"a": pd.Categorical(["1", "2", "1"])}), CENTRES, "X_src is not numeric: text"),
+        (pd.DataFrame({"a": pd.date_range("2024", periods=3), "b": 1.0}), CENTRES, "X_src is not numeric: dates"),
         (sparse.csr_array(CENTRES), CENTRES, "X_src.*toarray"),
         (sparse.dok_matrix(CENTRES), CENTRES, "X_src: Sparse.*toarray"),
         ((row for row in CENTRES), CENTRES, r"X_src is a generator.*list\(X_src\)"),
@@ -164,11 +170,19 @@ def test_a_bad_sample_is_named_before_any_work(X_src, X_tgt, words):
         NSGF().fit(X_src, X_tgt)
 
 
+@pytest.mark.parametrize("leaf", [NSGF, NSGFPlusPlus])
+@ignore_report
+def test_samples_beyond_the_numbers_of_a_network_are_refused(leaf):
+    x, y = samples(60)
+    with pytest.raises(ValueError, match="beyond 3e38 spreads"):
+        leaf(**BARELY).fit(x, y).transform(1e100 * x)
+
+
 def test_data_frames_with_other_columns_are_refused():
     frame = pd.DataFrame(CENTRES + 1.0, columns=["a", "b"])
-    for samples in ((frame, frame[["b", "a"]]), ({0.0: frame, 1.0: frame[["b", "a"]]},)):
+    for snapshots_or_pair in ((frame, frame[["b", "a"]]), ({0.0: frame, 1.0: frame[["b", "a"]]},)):
         with pytest.raises(ValueError, match=r"different columns, or another order.*Select the same"):
-            NSGF().fit(*samples)
+            NSGF().fit(*snapshots_or_pair)
 
 
 @pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])

@@ -383,7 +383,9 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         if X_tgt is not None:
             rows, shape = samples.rows(X_tgt, "X_tgt", 1), task.frame.shape
             of_source = [] if len(task.codec.each) > 1 else [task.features, X]  # those of a pair are others
-            samples.same_columns([*of_source, X_tgt], "the samples of the fit, X and X_tgt")
+            samples.same_columns(
+                [samples.columns_of(z) for z in (*of_source, X_tgt)], "the samples of the fit, X and X_tgt"
+            )
             check_widths(rows, np.empty((0, math.prod(shape))), ("X_tgt", "the target of the fit"))
             samples.same_shape(samples.shape_of(X_tgt), shape, ("X_tgt", "the target of the fit"))
             return rows
