@@ -7,7 +7,8 @@ A public function calls :func:`as_pair` once; below it, everything is a floating
 import contextlib
 import datetime
 import importlib.util
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,32 @@ def namespace(*arrays: Array) -> Any:
     if kind not in _NAMESPACES or any(type(z) is not kind for z in arrays):
         _NAMESPACES[kind] = array_namespace(*arrays)
     return _NAMESPACES[kind]
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Let NumPy and torch compute as they do by default, whatever the caller has set for work of its own.
+
+    That is: no errors of rounding, no autocast to half precision, gradients where a training needs them, host memory.
+
+    Examples
+    --------
+    >>> with np.errstate(all="raise"), plainly():
+    ...     np.exp(np.array(-1e3)).item()
+    0.0
+    """
+    torch = sys.modules.get("torch")
+    errors: dict[str, Any] = {k: "warn" for k, v in np.geterr().items() if v in ("raise", "call")}
+    with contextlib.ExitStack() as held:
+        held.enter_context(np.errstate(**{**errors, "under": "ignore"}))
+        if torch is not None:
+            held.enter_context(torch.inference_mode(False))
+            held.enter_context(torch.enable_grad())
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                held.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                held.enter_context(torch.device("cpu"))
+        yield
 
 
 def as_points(X: Any, name: str) -> Array:

@@ -178,7 +178,8 @@ def look_at(task: Task) -> bool:
 
 
 def _far_rows(name: str, x: np.ndarray) -> str:
-    squares = ((x - np.median(x, axis=0)).astype(np.float64) ** 2).sum(axis=1)
+    z = x - np.median(x, axis=0)
+    squares = np.einsum("ij,ij->i", z, z, dtype=np.float64)  # without a copy of all rows in float64
     far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
     far = far[squares[far] > 0.01 * squares[far[0]]]
     share = squares[far].sum() / max(squares.sum(), 1e-300)

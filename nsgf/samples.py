@@ -54,9 +54,9 @@ class Frame(NamedTuple):
     def of(cls, xs: Sequence[np.ndarray], shape: tuple[int, ...], times: tuple[float, ...] = (0.0, 1.0)) -> "Frame":
         """Return the frame of a source and a target, or of the snapshots of a time course."""
         origins = np.stack([x[0] + (x - x[0]).mean(axis=0) for x in xs])  # to the last digit where all rows are equal
-        centred = [x - origin for x, origin in zip(xs, origins, strict=True)]
-        before, after = np.concatenate(centred[:-1]), np.concatenate(centred[1:])
-        length = np.hypot(spread(before), spread(after)) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
+        widths = np.array([len(x) ** 0.5 * spread(x - origin) for x, origin in zip(xs, origins, strict=True)])
+        before, after = (np.hypot.reduce(widths[i]) / sum(map(len, xs[i])) ** 0.5 for i in (slice(-1), slice(1, None)))
+        length = np.hypot(before, after) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
         return cls(origins, times, float(length) / xs[0].shape[1] ** 0.5, shape)
 
     def origin(self, s: float) -> np.ndarray:

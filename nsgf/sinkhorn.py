@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
+from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, plainly
 from nsgf._checks import warn
 from nsgf.fixed_point import LEAST_UNIT
 from nsgf.kernel import cost, extent
@@ -47,8 +47,9 @@ def spread(x: Array, a: Array | None = None) -> float:
     xp = namespace(x)
     a = as_weights(a, x, "a")
     scale = float(xp.max(xp.abs(x))) or 1.0  # so that squares neither over- nor underflow
-    z = x / scale - (a @ (x / scale))[None, :]
-    return scale * math.sqrt(float(a @ xp.sum(z * z, axis=1)))
+    z = x / scale
+    z = z - a @ z
+    return scale * math.sqrt(float(a @ xp.vecdot(z, z)))
 
 
 def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
@@ -116,6 +117,7 @@ class Velocity:
         """Iterations of both problems."""
         return self.cross.n_iter + self.own.n_iter
 
+    @plainly()
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
@@ -141,6 +143,7 @@ class Velocity:
         chosen = chosen.reshape(self.pair.x.shape) + self.pair.y_mean[..., None, :]
         return in_units_of_data(chosen, self.unit)
 
+    @plainly()
     def partner_rows(self, rng: np.random.Generator) -> Array:
         """Return the rows of the targets that :meth:`partners` draws, integers (n,)."""
         x, y, h = self.pair.x / self.blur, self.pair.y / self.blur, self.cross.g / self.blur**2
@@ -157,6 +160,7 @@ class Velocity:
         return xp.concat(drawn, axis=-1)
 
 
+@plainly()
 def sinkhorn_velocity(
     x: ArrayLike,
     y: ArrayLike,
@@ -259,6 +263,7 @@ class Divergence(float):
         return self
 
 
+@plainly()
 def sinkhorn_divergence(
     x: ArrayLike,
     y: ArrayLike,

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from nsgf import _checks, _files, _io, diagnostics, samples, trials
-from nsgf._arrays import Array, check_widths
+from nsgf._arrays import Array, check_widths, plainly
 from nsgf._random import Stream, seeded
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
@@ -115,6 +115,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def n_evaluations(self) -> int:
         """Function evaluations (NFE) of one point on its way; twice as many under a guidance other than 0 and 1."""
 
+    @plainly()
     def fit(
         self,
         X_src: "ArrayLike | Snapshots | None",
@@ -271,6 +272,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         path = zip(*self._path_of(X, y, guidance, t0, t1), strict=True)
         return self._in_form_of(X, np.stack([self._task.frame.to_data(z, s) for z, s in path]))
 
+    @plainly()
     def _path_of(
         self, X: ArrayLike, y: Known, guidance: float, t0: Time | None, t1: Time | None
     ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -300,6 +302,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             samples.same_shape(samples.shape_of(X), self._task.frame.shape, ("X", "the target of the fit"))
         return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
+    @plainly()
     def sample(
         self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
     ) -> np.ndarray:
@@ -333,6 +336,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         made = self._task.codec.decoded(self._task.frame.to_data(zs[-1], gone[-1]))
         return made.reshape(int(n), *self._task.frame.shape)
 
+    @plainly()
     def score(
         self,
         X: ArrayLike,
@@ -443,6 +447,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return cls._of_file(path, *_io.read(path), network, encoder)
 
     @classmethod
+    @plainly()
     def _of_file(
         cls,
         path: "str | os.PathLike[str]",
