@@ -165,7 +165,7 @@ def like(result: Array, X: Any) -> Array:
 def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
-        x = x.detach().cpu()
+        x = x.detach().cpu().resolve_conj().resolve_neg()
         return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()  # NumPy knows no bfloat16
     return x.get() if is_cupy_array(x) else x
 
@@ -248,11 +248,26 @@ _NO_NUMBERS = {
 }
 
 
+def has_dates(X: Any) -> bool:
+    """Whether a data frame, of whatever library, has a column of dates or durations.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> has_dates(pd.DataFrame({"t": [np.datetime64("2024-01-01")]}))
+    True
+    """
+    dtypes = X.dtypes if hasattr(X, "columns") and hasattr(X, "dtypes") else ()
+    return any(str(dtype).lower().startswith(("date", "time", "duration", "period")) for dtype in dtypes)
+
+
 def _numpy_numbers(X: Any, name: str) -> np.ndarray:
     """Return `X` as a numeric NumPy array; text, dates and mixed objects raise."""
     refuse_masked(X, name)
-    kind = "O"
+    kind = "M" if has_dates(X) else "O"
     with contextlib.suppress(ValueError, TypeError, RuntimeError):  # such as ragged lists, and lists of tensors
+        if kind == "M":  # which polars hands over as numbers
+            raise TypeError
         X = np.asarray(X)
         kind = X.dtype.kind
         if kind == "O":

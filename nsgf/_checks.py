@@ -16,20 +16,27 @@ NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # errors of a full disk
 
 def positive(name: str, value: object, good: str) -> None:
     """Raise unless the value is a positive, finite number; `good` is one that serves."""
-    if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+    if not (isinstance(value, numbers.Real) and 0 < _number(value) < math.inf):
         raise ValueError(f"{name}={value!r} must be positive; {good} is a good value.")
+
+
+def _number(value: numbers.Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of integers beyond 1e308
+        return math.inf
 
 
 def fraction(name: str, value: object, good: str) -> None:
     """Raise unless the value is a number of at least 0 and below 1."""
-    if not (isinstance(value, numbers.Real) and 0 <= float(value) < 1):
+    if not (isinstance(value, numbers.Real) and 0 <= _number(value) < 1):
         raise ValueError(f"{name}={value!r} must be at least 0 and below 1; {good} is a good value.")
 
 
 def count(name: str, value: object, least: int = 1) -> None:
     """Raise unless the value is an integer of at least `least`."""
-    if not (isinstance(value, numbers.Integral) and int(value) >= least):
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+    if not (isinstance(value, numbers.Integral) and least <= int(value) < 2**63):
+        raise ValueError(f"{name}={value!r:.80} must be an integer of at least {least}.")
 
 
 def array(name: str, value: Any, shape: tuple[int | None, ...], kinds: str = "f") -> None:

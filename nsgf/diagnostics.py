@@ -29,6 +29,7 @@ _WIDER, _SURE, _DISCREPANCY = (
     0.01,
     0.01,
 )  # factor of all features, level of the test, and the least MMD² of account
+_WIDTHS = ("width", "least_width", "greatest_width")
 _GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
@@ -127,6 +128,8 @@ def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
     >>> round(figures["width"], 6), figures["p_value"] < 0.01
     (0.5, True)
     """
+    if not np.isfinite(made).all():  # a warning will say so; what was learnt is kept
+        return dict.fromkeys(("mmd2", "mmd2_noise", "p_value", *_WIDTHS, "misfits"), float("nan"))
     wanted, got = trial.variance, trials.variance(made, trial.lifts[0])
     unit = float((2.0 * wanted.sum()) ** 0.5) or 1.0  # root-mean-square distance of two rows of one label
     made, real = np.hstack([made, trial.lifts[0]]), np.hstack([trial.y, trial.lifts[1]])
@@ -212,7 +215,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     unknown = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
     found = {}
     law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
-    width, least, greatest = (figures.get(k, 1.0) for k in ("width", "least_width", "greatest_width"))
+    width, least, greatest = (figures.get(k, 1.0) for k in _WIDTHS)
     if not 1 / _WIDER < width < _WIDER:
         found["width"] = f"what is made is {width:.2g} times as wide as the target"
     if figures.get("misfits", 0.0) > _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:

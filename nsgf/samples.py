@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from nsgf import _checks, _io
-from nsgf._arrays import Array, check_widths, like, refuse_masked, same_columns as same_columns, to_numpy
+from nsgf._arrays import Array, check_widths, has_dates, like, refuse_masked, same_columns as same_columns, to_numpy
 from nsgf.sinkhorn import spread
 
 Time = float | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64
@@ -67,7 +67,8 @@ class Frame(NamedTuple):
 
     def to_unit(self, x: np.ndarray, s: float = 0.0) -> np.ndarray:
         """Return data in units of their spread; float32 of float64 arithmetic, so rescaled data give equal bits."""
-        return ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
+        with np.errstate(over="ignore"):  # rows too far for float32 are infinite, and told by what becomes of them
+            return ((x.astype(np.float64) - self.origin(s)) / self.scale).astype(np.float32)
 
     def to_data(self, z: np.ndarray, s: float = 1.0) -> np.ndarray:
         """Return what lies in units of the spread, at part `s` of the way, in those of the data, float64."""
@@ -115,7 +116,7 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     refuse_masked(X, name)
     try:
         plain = _flat(to_numpy(X))
-        if str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
+        if has_dates(X) or str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
             raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
         if len(getattr(plain, "shape", (0, 0))) == 1:
             raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
@@ -152,6 +153,7 @@ def _is_snapshot(item: Any) -> bool:
 def _flat(X: Any) -> Any:
     """Return images (n, …) as rows (n, d), and lists as arrays; what has two dimensions passes through."""
     X = np.asarray(X) if isinstance(X, list | tuple | range) else X
+    X = np.asarray(X) if getattr(X, "ndim", 2) > 2 and not hasattr(X, "reshape") else X  # such as xarray
     return X.reshape(len(X), math.prod(X.shape[1:])) if getattr(X, "ndim", 2) > 2 else X
 
 

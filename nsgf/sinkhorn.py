@@ -25,7 +25,7 @@ from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, pl
 from nsgf._checks import warn
 from nsgf.fixed_point import LEAST_UNIT
 from nsgf.kernel import cost, extent
-from nsgf.solvers import Centred, Potentials, Solver, dual_value, pick_solver
+from nsgf.solvers import Centred, Potentials, Solver, checked, dual_value, pick_solver
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
 _LEAST_RATIO = 2.0**-60  # of the blur and the data: neither float32 nor the digits of the data reach further
@@ -56,7 +56,7 @@ def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
     """Return `blur`, or for ``"auto"`` 0.15 of the spread of both clouds; positive, or an error."""
     if isinstance(blur, str) and blur == "auto":
         return BLUR_FRACTION * math.hypot(spread(x), spread(y)) / math.sqrt(2.0) or 1.0  # any ε serves two points
-    with contextlib.suppress(TypeError, ValueError):  # of float(): text, None, arrays of several numbers
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of float(): text, None, arrays of several numbers
         length = float(blur)
         if not isinstance(blur, str) and 0 < length < math.inf:
             return length
@@ -328,7 +328,7 @@ def _solve_divergence(pair: Centred, eps: float, solve: Solver) -> Divergence:
     """Return the divergence of a centred pair, of potentials that are refined where its error is too large."""
     x, y = (pair.x, pair.a), (pair.y, pair.b)
     own_x, own_y = solve.own(pair.x, eps, pair.a), solve.own(pair.y, eps, pair.b)
-    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y))
+    cross = checked(solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y)), pair)
     least = 0.5 * LEAST_UNIT**2 * min(eps, 2.0 * extent(pair.x, pair.y))
 
     def summed(cross: Potentials, enough: float = math.inf, max_iter: int = 0) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from nsgf import NSGF, POT, datasets, diagnostics
 from nsgf.diagnostics import minibatch_gap
 from nsgf.flow import flow_steps
+from nsgf.trials import Trial
 
 
 def test_minibatches_of_one_law_come_closer_as_they_grow():
@@ -107,3 +108,9 @@ def test_a_fit_that_is_right_is_quiet(case):
 def test_a_figure_that_is_no_number_warns():
     with pytest.warns(UserWarning, match=r"report_\['width'\] is nan: not a number"):
         diagnostics.warn({"width": np.nan, "regression_gap": 0.1})
+
+
+def test_what_is_not_finite_is_told_and_not_lost():
+    x, none = np.zeros((30, 2)), np.zeros((30, 0))
+    figures = diagnostics.law(x * np.nan, Trial(x, None, x, (none, none), np.ones(2)))
+    assert set(diagnostics.symptoms(figures)) == set(figures)

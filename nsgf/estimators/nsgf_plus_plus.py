@@ -187,7 +187,7 @@ class NSGFPlusPlus(BaseFlow):
     ) -> dict[str, float]:
         """Return the calibration of the predictor, on lines whose particles also go through phase 1."""
         field, predict = (Field(found[name], pick_device(self.device)) for name in ("field_", "time_predictor_"))
-        (x, t, *c), u = unseen.draw(_VALIDATION_BATCHES * habits(self).batch_size, rng)
+        (x, t, *c), u = unseen.draw(_VALIDATION_BATCHES * int(habits(self).batch_size), rng)
         x0 = x - t[:, None] * u
         *_, ends = follow(field.guided(c[0] if c else None), x0, clock, self._steps[0])
         on_lines = np.stack([_times(predict, x0 + s * u, *c) for s in _LINE_TIMES])
