@@ -7,7 +7,8 @@ A public function calls :func:`as_pair` once; below it, everything is a floating
 import contextlib
 import datetime
 import importlib.util
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,32 @@ def namespace(*arrays: Array) -> Any:
     if kind not in _NAMESPACES or any(type(z) is not kind for z in arrays):
         _NAMESPACES[kind] = array_namespace(*arrays)
     return _NAMESPACES[kind]
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Let NumPy and torch compute as they do by default, whatever the caller has set for work of its own.
+
+    That is: no errors of rounding, no autocast to half precision, gradients where a training needs them, host memory.
+
+    Examples
+    --------
+    >>> with np.errstate(all="raise"), plainly():
+    ...     np.exp(np.array(-1e3)).item()
+    0.0
+    """
+    torch = sys.modules.get("torch")
+    errors: dict[str, Any] = {k: "warn" for k, v in np.geterr().items() if v in ("raise", "call")}
+    with contextlib.ExitStack() as held:
+        held.enter_context(np.errstate(**{**errors, "under": "ignore"}))
+        if torch is not None:
+            held.enter_context(torch.inference_mode(False))
+            held.enter_context(torch.enable_grad())
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                held.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                held.enter_context(torch.device("cpu"))
+        yield
 
 
 def as_points(X: Any, name: str) -> Array:
@@ -146,7 +173,7 @@ def like(result: Array, X: Any) -> Array:
 def to_numpy(x: Any) -> Any:
     """Return `x` in host memory as a NumPy array; what is no device array passes through."""
     if is_torch_array(x):
-        x = x.detach().cpu()
+        x = x.detach().cpu().resolve_conj().resolve_neg()
         return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()  # NumPy knows no bfloat16
     return x.get() if is_cupy_array(x) else x
 
@@ -229,22 +256,37 @@ _NO_NUMBERS = {
 }
 
 
+def has_dates(X: Any) -> bool:
+    """Whether a data frame, of whatever library, has a column of dates or durations.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> has_dates(pd.DataFrame({"t": [np.datetime64("2024-01-01")]}))
+    True
+    """
+    dtypes = X.dtypes if hasattr(X, "columns") and hasattr(X, "dtypes") else ()
+    return any(str(dtype).lower().startswith(("date", "time", "duration", "period")) for dtype in dtypes)
+
+
 def _numpy_numbers(X: Any, name: str) -> np.ndarray:
     """Return `X` as a numeric NumPy array; text, dates and mixed objects raise."""
     refuse_masked(X, name)
-    kind = "O"
+    kind = "M" if has_dates(X) else "O"
     with contextlib.suppress(ValueError, TypeError, RuntimeError):  # such as ragged lists, and lists of tensors
+        if kind == "M":  # which polars hands over as numbers
+            raise TypeError
         X = np.asarray(X)
         kind = X.dtype.kind
         if kind == "O":
             kind = "M" if any(isinstance(value, _DATES) for value in X.flat) else "O"
-            X = _objectsas_numbers(X)
+            X = _objects_as_numbers(X)
         if X.dtype.kind in "fiubc":
             return X.astype(X.dtype.newbyteorder("="), order="C", copy=False)
     raise ValueError(f"{name} is not numeric: {_NO_NUMBERS.get(kind.upper(), _NO_NUMBERS['O'])}")
 
 
-def _objectsas_numbers(X: np.ndarray) -> np.ndarray:
+def _objects_as_numbers(X: np.ndarray) -> np.ndarray:
     """Return Python's numbers as float64; what is missing, in any library, is NaN, and what is too large infinite."""
     missing = {"NoneType", "NAType", "NaTType"}
     values = [float("nan") if type(value).__name__ in missing else value for value in X.flat]

@@ -96,6 +96,7 @@ def rising(name: str, values: Sequence[float]) -> None:
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside this package, scikit-learn and joblib from which it was called, however deep this is."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("nsgf", "sklearn", "joblib"):
+    inside = ("nsgf", "sklearn", "joblib", "contextlib")
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level + 1)

@@ -112,7 +112,11 @@ def _is_at(path: Path, file: IO[bytes]) -> bool:
 
 
 def _open_here(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # where others may write, they may leave links
+    """Open a file that is ours: where others may write, they may leave links, or what is no file."""
+    if os.path.lexists(path) and not (stat.S_ISREG((found := os.lstat(path)).st_mode) and found.st_nlink == 1):
+        name = os.path.basename(path)
+        raise FileExistsError(errno.EEXIST, f"{name!r} is in the way, a link or no file; remove it", path)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _lock(file: IO[bytes], wait: bool) -> None:

@@ -31,12 +31,23 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     # twice, so that Ctrl-C in one restoring leaves the other
-    with _TURNS, torch.random.fork_rng(devices), torch.random.fork_rng(devices):
+    with _TURNS, _single(), torch.random.fork_rng(devices), torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack for every other device
         for one in devices:
             with torch.cuda.device(one):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def _single() -> Iterator[None]:
+    """Let new tensors be float32."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Stream:

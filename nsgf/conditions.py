@@ -19,6 +19,7 @@ from nsgf._arrays import to_numpy
 
 UNKNOWN = -1  # the code of a label that is not known
 WEIGHT = 4.0  # of conditions that come without one
+_LARGEST = 1e150  # of continuous conditions: squares stay below 1e308
 
 
 class _Rows:
@@ -311,8 +312,10 @@ def describe(y: Given, name: str) -> Conditions:
     if isinstance(y, Numbers) or (not isinstance(y, Labels) and _n_dimensions(y) == 2):
         said = y if isinstance(y, Numbers) else Numbers(cast(ArrayLike, y))
         values = _numbers(said.values, name)
-        scale = values.std(axis=0)
-        return Moments(values.mean(axis=0), np.where(scale > 0, scale, 1.0), said.weight, _columns(said))
+        unit = np.abs(values).max(axis=0)  # so that no square leaves the range of float64
+        unit = np.where(unit > 0, unit, 1.0)
+        shift, scale = unit * (values / unit).mean(axis=0), unit * (values / unit).std(axis=0)
+        return Moments(shift, np.where(scale > 0, scale, 1.0), said.weight, _columns(said))
     given = _labels(_as_array(y.values if isinstance(y, Labels) else y), name)
     if not isinstance(y, Labels):
         _refuse_fractions(given, name)
@@ -376,7 +379,7 @@ def _is_vector(y: Any) -> bool:
 
 def _as_array(y: Any) -> Any:
     """Return a series or frame that does not say its dimensions, such as polars', as a list or an array."""
-    if hasattr(y, "ndim") or not hasattr(y, "to_numpy"):
+    if hasattr(y, "ndim") or not (hasattr(y, "to_numpy") and hasattr(y, "__len__")):  # as a Timestamp, which is one
         return y
     return y.to_list() if hasattr(y, "to_list") else y.to_numpy()
 
@@ -461,8 +464,10 @@ def _numbers(y: Any, name: str, k: int = 1) -> np.ndarray:
         values = values.reshape((1, -1) if k > 1 or values.ndim == 0 else (-1, 1))
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} has shape {values.shape}; give continuous conditions as (n, k).")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} contains NaN or infinite values. Impute them, or drop those rows first.")
+    if not (np.abs(values) < _LARGEST).all():
+        raise ValueError(
+            f"{name} contains NaN or infinite values, or some beyond {_LARGEST:g}. Impute or drop them first."
+        )
     return values
 
 

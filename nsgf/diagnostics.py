@@ -28,6 +28,7 @@ _MANY = 0.2  # of the features: fewer of them that are narrow, as pixels at the 
 _MISFIT, _MISFITS, _ABSURD = 1.5, 0.5, 5.0  # factor between deviations of half of the features, and of any
 _WIDER = 1.8  # factor between deviations of all features together
 _SURE, _DISCREPANCY = 0.01, 0.01  # level of the two-sample test, and the least MMD² of account
+_WIDTHS = ("width", "least_width", "greatest_width")
 _GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
@@ -126,6 +127,8 @@ def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
     >>> round(figures["width"], 6), figures["p_value"] < 0.01
     (0.5, True)
     """
+    if not np.isfinite(made).all():  # a warning will say so; what was learnt is kept
+        return dict.fromkeys(("mmd2", "mmd2_noise", "p_value", *_WIDTHS, "misfits"), float("nan"))
     wanted, got = trial.variance, trials.variance(made, trial.lifts[0])
     unit = float((2.0 * wanted.sum()) ** 0.5) or 1.0  # root-mean-square distance of two rows of one label
     made, real = np.hstack([made, trial.lifts[0]]), np.hstack([trial.y, trial.lifts[1]])
@@ -199,7 +202,8 @@ def _far_labels(name: str, side: Side, within: np.ndarray) -> str:
 
 
 def _far_rows(name: str, x: np.ndarray) -> str:
-    squares = ((x - np.median(x, axis=0)).astype(np.float64) ** 2).sum(axis=1)
+    z = x - np.median(x, axis=0)
+    squares = np.einsum("ij,ij->i", z, z, dtype=np.float64)  # without a copy of all rows in float64
     far = np.argsort(squares)[::-1][: max(1, len(x) // 100)]
     far = far[squares[far] > 0.01 * squares[far[0]]]
     share = squares[far].sum() / max(squares.sum(), 1e-300)
@@ -232,7 +236,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     unknown = {k: "not a number" for k, v in figures.items() if isinstance(v, float) and not np.isfinite(v)}
     found = {}
     law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
-    width, least, greatest = (figures.get(k, 1.0) for k in ("width", "least_width", "greatest_width"))
+    width, least, greatest = (figures.get(k, 1.0) for k in _WIDTHS)
     if not 1 / _WIDER < width < _WIDER:
         found["width"] = f"what is made is {width:.2g} times as wide as the target"
     if figures.get("misfits", 0.0) >= _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:

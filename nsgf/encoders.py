@@ -8,7 +8,8 @@ import numpy as np
 from sklearn import decomposition, pipeline, preprocessing
 from sklearn.base import clone
 
-from nsgf import _io
+from nsgf import _checks, _io
+from nsgf._arrays import as_points, to_numpy
 
 _KEPT = {  # those that a file holds as data
     kind.__name__: kind
@@ -25,7 +26,8 @@ _KEPT = {  # those that a file holds as data
         pipeline.Pipeline,
     )
 }
-_TRIED = 2  # rows that are sent through an encoder and back before any work
+_TRIED = 100  # rows that are sent through an encoder and back before any work
+_LOSSY = 0.5  # of their deviation, that a trained encoder may misplace rows by
 
 
 @_io.storable
@@ -81,7 +83,8 @@ class Codec(NamedTuple):
         parts = given if is_pair else [np.concatenate(given)]
         try:
             with np.errstate(divide="ignore", invalid="ignore"):  # of samples without variance; what is NaN is found
-                codec = cls(tuple(clone(e, safe=False).fit(z) for e, z in zip(_each(encoder), parts, strict=True)))
+                fitted = (clone(e, safe=False).fit(z.copy()) for e, z in zip(_each(encoder), parts, strict=True))
+                codec = cls(tuple(fitted))
                 for e, z in zip(codec.each, parts, strict=True):
                     _try(e, z[:_TRIED])
         except Exception as error:
@@ -92,14 +95,23 @@ class Codec(NamedTuple):
         """Return rows of the source (`end` 0) or of the target (−1) as points of the flow, float64."""
         if not self.each:
             return x
-        return _rows(self.each[end].transform(x), len(x))
+        return _rows(self.each[end].transform(x.copy()), (len(x), None))  # which some write into
 
     def decoded(self, z: np.ndarray) -> np.ndarray:
         """Return points of the flow as rows of the target's data, float64."""
         if not self.each:
             return z
-        flat = self.each[-1].inverse_transform(z.reshape(-1, z.shape[-1]))
-        return np.asarray(flat, dtype=np.float64).reshape(*z.shape[:-1], -1)
+        flat = np.array(z.reshape(-1, z.shape[-1]))
+        x = np.asarray(to_numpy(self.each[-1].inverse_transform(flat)), dtype=np.float64)
+        if x.ndim != 2 or len(x) != len(flat):
+            raise ValueError(f"encoder.inverse_transform gave shape {x.shape} for {flat.shape}; a row is to stay one.")
+        wrong = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(wrong):
+            _checks.warn(
+                f"encoder.inverse_transform gave NaN or infinite values in {len(wrong)} of {len(x)} rows, the first of "
+                f"them {wrong[0]}: they have no place among the data. Drop them, or give an encoder defined everywhere."
+            )
+        return x.reshape(*z.shape[:-1], -1)
 
     def kept(self) -> "Codec":
         """Return it with its transformers as data, and the name of one that has no such form."""
@@ -123,8 +135,8 @@ class Codec(NamedTuple):
         codec = Codec(tuple(map(restored, self.each)) if encoder is None else _each(encoder))
         for e, n in zip(codec.each, widths[-len(codec.each) :] if codec.each else (), strict=True):
             try:
-                x = _rows(e.inverse_transform(z), len(z))
-                back = _rows(e.transform(x), len(z))
+                x = _rows(e.inverse_transform(z.copy()), (len(z), None))
+                back = _rows(e.transform(x.copy()), (len(z), None))
             except Exception as error:
                 raise ValueError(f"its encoder does not lead to {z.shape[1]} features and back: {error}") from error
             if x.shape[1] != n or back.shape != z.shape:
@@ -223,13 +235,19 @@ def _each(encoder: Any) -> tuple[Any, ...]:
 
 
 def _try(e: Any, x: np.ndarray) -> None:
-    back = np.asarray(e.inverse_transform(_rows(e.transform(x), len(x))), dtype=np.float64)
-    if back.shape != x.shape or not np.isfinite(back).all():
-        raise ValueError(f"its inverse_transform gives shape {back.shape} in place of {x.shape}, or numbers not finite")
+    """Raise where a transformer leads nowhere, and warn where its inverse does not lead back to where it leads."""
+    z = _rows(e.transform(x.copy()), (len(x), None))
+    again = _rows(e.transform(_rows(e.inverse_transform(z.copy()), x.shape)), z.shape)
+    if np.linalg.norm(again - z) > _LOSSY * np.linalg.norm(z - z.mean(axis=0)):
+        _checks.warn(
+            f"encoder={e!r} has an inverse_transform that does not lead back: rows that it has decoded are encoded "
+            "elsewhere, and samples are decoded as wrongly. Give a transformer with its inverse."
+        )
 
 
-def _rows(z: Any, n: int) -> np.ndarray:
-    z = np.asarray(z, dtype=np.float64)
-    if z.ndim != 2 or len(z) != n or z.shape[1] == 0 or not np.isfinite(z).all():
-        raise ValueError(f"the encoder gave shape {z.shape} for {n} rows, or numbers that are not finite")
+def _rows(z: Any, shape: tuple[int, int | None]) -> np.ndarray:
+    """Return what a transformer gave as finite rows of float64, of that shape."""
+    z = np.array(to_numpy(as_points(z, "what the encoder gave")), dtype=np.float64)
+    if z.shape != (shape[0], shape[1] or z.shape[1]):
+        raise ValueError(f"the encoder gave shape {z.shape} in place of {(shape[0], shape[1] or 'any')}")
     return z

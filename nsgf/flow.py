@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsgf import _checks
-from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace
+from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, plainly
 from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
 from nsgf.solvers import Centred, Solver, pick_solver
@@ -98,6 +98,7 @@ def _stacked(group: list[Problem]) -> Problem:
     return group[0]._replace(x=xp.stack(xs), y=xp.stack(ys), c=None if cs[0] is None else np.stack(cs))
 
 
+@plainly()
 def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three numbers of the scheme
     x: ArrayLike,
     y: ArrayLike,

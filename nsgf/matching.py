@@ -165,7 +165,7 @@ class _Run:
         *tensors, wanted = (to_torch(z, self.device) for z in (*inputs, target))
         with _random.seeded(self.seed + self.n_done, self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bf16):
-                got = self.forward(*tensors)
+                got = _of_shape(self.forward(*tensors), wanted.shape)
             loss = nn.functional.mse_loss(got.float(), wanted)
             self.optimiser.zero_grad()
             loss.backward()
@@ -257,6 +257,14 @@ def _digest(net: nn.Module) -> str:
     return code.hexdigest()
 
 
+def _of_shape(value: Any, shape: tuple[int, ...]) -> Any:
+    """Return what a network gave, or raise where it has another shape, which would be broadcast."""
+    if getattr(value, "shape", None) != shape:
+        found = getattr(value, "shape", type(value).__name__)
+        raise ValueError(f"network returned {found} in place of shape {tuple(shape)}. It is to give one row a row.")
+    return value
+
+
 def device_of(net: nn.Module) -> torch.device:
     """Return where the numbers of a network lie; the CPU for one that has none."""
     return next(itertools.chain(net.parameters(), net.buffers()), torch.empty(0)).device
@@ -277,7 +285,8 @@ def evaluate(net: nn.Module, x: np.ndarray, *t: "float | np.ndarray") -> np.ndar
     inputs = [torch.from_numpy(np.ascontiguousarray(z, dtype=np.float32)) for z in (x, *columns)]
     size = max(1, _CHUNK[device.type] // x.shape[1])
     chunks = zip(*(z.split(size) for z in inputs), strict=True)
-    return torch.cat([net(*(z.to(device) for z in chunk)).cpu() for chunk in chunks]).numpy()
+    found = torch.cat([net(*(z.to(device) for z in chunk)).cpu() for chunk in chunks])
+    return _of_shape(found, (len(x), *found.shape[1:])).numpy()
 
 
 def relative_error(net: nn.Module, examples: Iterable[Example]) -> float:
@@ -294,6 +303,6 @@ def relative_error(net: nn.Module, examples: Iterable[Example]) -> float:
     """
     error = size = 0.0
     for inputs, v in examples:
-        error += float(np.sum((evaluate(net, *inputs) - v) ** 2))
+        error += float(np.sum((_of_shape(evaluate(net, *inputs), v.shape) - v) ** 2))
         size += float(np.sum(v**2))
     return (error / size) ** 0.5 if size else 0.0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import as_pair, to_numpy
+from nsgf._arrays import as_pair, plainly, to_numpy
 from nsgf._checks import count
 from nsgf.sinkhorn import sinkhorn_divergence
 
@@ -102,6 +102,7 @@ class TwoSampleTest(NamedTuple):
     p_value: float
 
 
+@plainly()
 def wasserstein(x: ArrayLike, y: ArrayLike) -> float:
     """Return W₂(x, y), the exact 2-Wasserstein distance between two samples, in the units of the data.
 
@@ -130,6 +131,7 @@ def wasserstein(x: ArrayLike, y: ArrayLike) -> float:
     return unit * math.sqrt(_least_cost(cdist(x, y, "sqeuclidean")))
 
 
+@plainly()
 def sliced_wasserstein(
     x: ArrayLike, y: ArrayLike, n_projections: int = 100, random_state: "int | np.random.Generator | None" = 0
 ) -> float:
@@ -169,6 +171,7 @@ def sliced_wasserstein(
     return unit * math.sqrt(np.mean(np.diff(ends, prepend=0) @ squares) / (n * m))
 
 
+@plainly()
 def mmd(x: ArrayLike, y: ArrayLike, lengths: "tuple[float, ...] | None" = None) -> float:
     """Return the maximum mean discrepancy of two samples under a sum of Gaussian kernels; no unit.
 
@@ -196,6 +199,7 @@ def mmd(x: ArrayLike, y: ArrayLike, lengths: "tuple[float, ...] | None" = None) 
     return math.sqrt(max(_quadratic(kernel, *_difference(x, y)), 0.0))
 
 
+@plainly()
 def two_sample_test(
     x: ArrayLike,
     y: ArrayLike,
@@ -249,6 +253,7 @@ def two_sample_test(
     return TwoSampleTest(float(statistic), float(np.std(null)), float((1 + as_large) / (1 + n_permutations)))
 
 
+@plainly()
 def classifier_two_sample(
     made: ArrayLike,
     real: ArrayLike,
@@ -302,6 +307,7 @@ def classifier_two_sample(
     return ClassifierTest(float(a + b) / 2, 0.5 * math.sqrt(variance))
 
 
+@plainly()
 def energy_distance(x: ArrayLike, y: ArrayLike) -> float:
     """Return ``√(2 E|x − y| − E|x − x'| − E|y − y'|)``, in the square root of the units of the data (Székely 2013).
 
@@ -325,6 +331,7 @@ def energy_distance(x: ArrayLike, y: ArrayLike) -> float:
     return math.sqrt(unit) * math.sqrt(max(-_quadratic(cdist, *_difference(x, y)), 0.0))
 
 
+@plainly()
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     r"""Return the Fréchet distance of the Gaussians fitted to two samples, in *squared* units of the features.
 
@@ -377,6 +384,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     return unit * (unit * squared)
 
 
+@plainly()
 def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionRecall:
     """Return the precision and recall of made samples against real ones; no unit.
 
@@ -415,6 +423,7 @@ def precision_recall(real: ArrayLike, made: ArrayLike, k: int = 3) -> PrecisionR
     return PrecisionRecall(float(_covered(y, x, k).mean()), float(_covered(x, y, k).mean()))
 
 
+@plainly()
 def memorisation(made: ArrayLike, seen: ArrayLike, unseen: ArrayLike) -> Memorisation:
     """Return whether a model copies its training samples, by their nearest-neighbour distances; no unit.
 

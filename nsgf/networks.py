@@ -355,7 +355,7 @@ def _copied(network: nn.Module, shape: tuple[int, ...], n_conditions: int) -> nn
         )
     try:
         net = copy.deepcopy(network)
-    except RuntimeError as error:  # of tensors that are no leaves
+    except Exception as error:  # such as of tensors that are no leaves, and of generators
         raise ValueError(f"network={type(network).__name__} cannot be copied: {error}") from error
     net = net if len(shape) == 1 or isinstance(net, OnImages | UNet | MLP) else OnImages(net, shape)
     _try_out(net, math.prod(shape), n_conditions)
@@ -386,11 +386,17 @@ def _try_out(net: nn.Module, n_features: int, n_conditions: int) -> None:
 
 
 def _check_weights(net: nn.Module, name: str) -> None:
-    weights = [z for z in itertools.chain(net.parameters(), net.buffers()) if z.is_floating_point()]
+    weights = [z for z in itertools.chain(net.parameters(), net.buffers()) if z.is_floating_point() or z.is_complex()]
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError(f"{name} has no parameter to be trained; give one with layers, such as nsgf.networks.MLP(d).")
     if any(map(nn.parameter.is_lazy, weights)):
         raise ValueError(f"{name} has layers of no size yet; call it once on samples first.")
+    if not all(p.is_leaf for p in net.parameters()):
+        raise ValueError(
+            f"{name} has weights that no optimiser can train, as a scripted module has. Give the plain one."
+        )
+    if not all(isinstance(z, Tensor) for z in net.state_dict().values()):
+        raise ValueError(f"{name} keeps a state that is no tensors, which files cannot hold: give it without.")
     for z in weights:
         if z.dtype != torch.float32:
             raise ValueError(f"{name} has weights of {z.dtype}; give it in float32, as network.float().")

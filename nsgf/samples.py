@@ -17,6 +17,7 @@ from nsgf._arrays import (
     check_finite,
     check_widths,
     columns_of as columns_of,
+    has_dates,
     like,
     refuse_masked,
     same_columns as same_columns,
@@ -66,11 +67,9 @@ class Frame(NamedTuple):
     def of(cls, xs: Sequence[np.ndarray], shape: tuple[int, ...], times: tuple[float, ...] = (0.0, 1.0)) -> "Frame":
         """Return the frame of a source and a target, or of the snapshots of a time course."""
         origins = np.stack([x[0] + (x - x[0]).mean(axis=0) for x in xs])  # to the last digit where all rows are equal
-        centred = [x - origin for x, origin in zip(xs, origins, strict=True)]
-        before, after = np.concatenate(centred[:-1]), np.concatenate(centred[1:])
-        length = (
-            np.hypot(deviation(before), deviation(after)) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
-        )
+        widths = np.array([len(x) ** 0.5 * deviation(x - origin) for x, origin in zip(xs, origins, strict=True)])
+        before, after = (np.hypot.reduce(widths[i]) / sum(map(len, xs[i])) ** 0.5 for i in (slice(-1), slice(1, None)))
+        length = np.hypot(before, after) / 2**0.5 or np.linalg.norm(origins[-1] - origins[0]) or 1.0
         return cls(origins, times, float(length) / xs[0].shape[1] ** 0.5, shape)
 
     def origin(self, s: float) -> np.ndarray:
@@ -141,7 +140,7 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
             raise TypeError(f"expected rows (n, d), got a {type(X).__name__}. Give an array or a data frame.")
         if plain.shape[1:] == (0,):
             raise ValueError(f"0 feature(s) (shape={plain.shape}) while a minimum of 1 is required. Give some columns.")
-        if str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
+        if has_dates(X) or str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
             raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
         if len(getattr(plain, "shape", (0, 0))) == 1:
             raise ValueError(f"expected rows (n, d), got shape {plain.shape}. {_AS_ROWS.get(name, _RESHAPE)}")
@@ -187,6 +186,7 @@ def _is_snapshot(item: Any) -> bool:
 def _flat(X: Any) -> Any:
     """Return images (n, …) as rows (n, d), and lists as arrays; what has two dimensions passes through."""
     X = np.asarray(X) if isinstance(X, list | tuple | range) else X
+    X = np.asarray(X) if getattr(X, "ndim", 2) > 2 and not hasattr(X, "reshape") else X  # such as xarray
     return X.reshape(len(X), math.prod(X.shape[1:])) if getattr(X, "ndim", 2) > 2 else X
 
 

@@ -21,11 +21,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import Array, as_pair, as_points, as_weights, columns_of, device, like, namespace, same_columns
+from nsgf._arrays import (
+    Array,
+    as_pair,
+    as_points,
+    as_weights,
+    columns_of,
+    device,
+    like,
+    namespace,
+    plainly,
+    same_columns,
+)
 from nsgf._checks import warn
 from nsgf.fixed_point import LEAST_UNIT
 from nsgf.kernel import cost, extent
-from nsgf.solvers import Centred, Potentials, Solver, dual_value, pick_solver
+from nsgf.solvers import Centred, Potentials, Solver, checked, dual_value, pick_solver
 
 BLUR_FRACTION = 0.15  # of the spread: docs/benchmarks, where smaller blurs gain nothing and cost more iterations
 _LEAST_RATIO = 2.0**-60  # of the blur and the data: neither float32 nor the digits of the data reach further
@@ -51,8 +62,9 @@ def deviation(x: Array, a: ArrayLike | None = None) -> float:
     xp = namespace(x)
     a = as_weights(a, x, "a")
     scale = float(xp.max(xp.abs(x))) or 1.0  # so that squares neither over- nor underflow
-    z = x / scale - (a @ (x / scale))[None, :]
-    return scale * math.sqrt(float(a @ xp.sum(z * z, axis=1)))
+    z = x / scale
+    z = z - a @ z
+    return scale * math.sqrt(float(a @ xp.vecdot(z, z)))
 
 
 def pick_blur(blur: "float | str", x: Array, y: Array) -> float:
@@ -123,6 +135,7 @@ class Velocity:
         """Iterations of both problems."""
         return self.cross.n_iter + self.own.n_iter
 
+    @plainly()
     def __call__(self, z: Array) -> Array:
         """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
         same_columns([self.columns, columns_of(z)], "x and z", "z[x.columns]")
@@ -149,6 +162,7 @@ class Velocity:
         chosen = chosen.reshape(self.pair.x.shape) + self.pair.y_mean[..., None, :]
         return in_units_of_data(chosen, self.unit)
 
+    @plainly()
     def partner_rows(self, rng: np.random.Generator) -> Array:
         """Return the rows of the targets that :meth:`partners` draws, integers (n,)."""
         x, y, h = self.pair.x / self.blur, self.pair.y / self.blur, self.cross.g / self.blur**2
@@ -165,6 +179,7 @@ class Velocity:
         return xp.concat(drawn, axis=-1)
 
 
+@plainly()
 def sinkhorn_velocity(
     x: ArrayLike,
     y: ArrayLike,
@@ -267,6 +282,7 @@ class Divergence(float):
         return self
 
 
+@plainly()
 def sinkhorn_divergence(
     x: ArrayLike,
     y: ArrayLike,
@@ -331,7 +347,7 @@ def _solve_divergence(pair: Centred, eps: float, solve: Solver) -> Divergence:
     """Return the divergence of a centred pair, of potentials that are refined where its error is too large."""
     x, y = (pair.x, pair.a), (pair.y, pair.b)
     own_x, own_y = solve.own(pair.x, eps, pair.a), solve.own(pair.y, eps, pair.b)
-    cross = solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y))
+    cross = checked(solve(pair.x, pair.y, eps, pair.a, pair.b, init=solve.start(lambda: own_y)), pair)
     least = 0.5 * LEAST_UNIT**2 * min(eps, 2.0 * extent(pair.x, pair.y))
 
     def summed(cross: Potentials, enough: float = math.inf, max_iter: int = 0) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, like, namespace, to_numpy
@@ -184,7 +184,8 @@ class Solver(abc.ABC):
 
     def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
         """Return T_xy − T_xx at the particles; its error is here the larger marginal error of the two problems."""
-        cross, own = self(pair.x, pair.y, eps, pair.a, pair.b, init), self.own(pair.x, eps, pair.a)
+        cross = checked(self(pair.x, pair.y, eps, pair.a, pair.b, init), pair)
+        own = self.own(pair.x, eps, pair.a)
         v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
         return Difference(v, cross, own, max(cross.error, own.error), converged)
 
@@ -207,6 +208,21 @@ class _Called(Solver):
 
     def __call__(self, x: Array, y: Array, eps: float, a: Array, b: Array, init: Start = None) -> Potentials:
         return self.call(x, y, eps, a, b, init=init)
+
+
+def checked(found: Any, pair: Centred) -> Potentials:
+    """Return what a solver of the user's own gave for a pair, or raise where that is no potentials of its points."""
+    for name, points in (("f", pair.x), ("g", pair.y)):
+        z: Any = getattr(found, name, None)
+        if type(z) is not type(points) or z.shape != points.shape[:-1] or not bool(namespace(z).isfinite(z).all()):
+            shown = f"{type(z).__name__} {tuple(getattr(z, 'shape', ()))}"
+            raise ValueError(
+                f"solver returned {name} as {shown}, or not finite; give nsgf.Potentials with one finite number a row, "
+                f"{type(points).__name__} {tuple(points.shape[:-1])}."
+            )
+    if not 0.0 <= float(found.error) < math.inf:
+        raise ValueError(f"solver returned error={found.error!r}; give the mass misplaced, between 0 and 2.")
+    return cast(Potentials, found)
 
 
 def log(w: Array) -> Array:

@@ -53,7 +53,7 @@ def held_out(task: Task, fraction: float, rng: np.random.Generator) -> tuple[Tas
 def halves(task: Task, rng: np.random.Generator) -> tuple[Task, Task]:
     """Return two tasks of half the rows each; twice the whole where labels are scarce, or pairs bind the rows."""
     codes = [side.known for side in (task.source, task.target) if side.known is not None and side.known.ndim == 1]
-    fewest = min(int(np.unique(known, return_counts=True)[1].min()) for known in [*codes, np.zeros(min(task.sizes))])
+    fewest = min([min(task.sizes), *(int(np.unique(known, return_counts=True)[1].min()) for known in codes)])
     return (task, task) if task.pairs is not None or fewest < _SCARCE else _dealt(task, 0.5, rng)
 
 
@@ -105,7 +105,7 @@ def _known_rows(side: Side, kinds: Conditions | None, rng: np.random.Generator) 
 def _lift(kinds: Conditions, known: np.ndarray, d: int) -> np.ndarray:
     """Return coordinates of conditions: labels far apart, continuous ones as wide as the d features together."""
     if isinstance(kinds, Classes):
-        return _APART * d**0.5 * kinds.columns(known)
+        return _APART * d**0.5 * known[:, None]
     return (d / known.shape[1]) ** 0.5 * known
 
 
@@ -126,8 +126,8 @@ def _parted(
     """Return the rows of the rest, with those that are bound to it, and of a fraction of every label."""
     n = 0 if side.x is None else len(side.x)
     labels = np.zeros(n, int) if side.known is None or side.known.ndim > 1 else side.known
-    free = np.setdiff1d(np.arange(n), () if bound is None else bound)
+    free = np.delete(np.arange(n), [] if bound is None else bound)
     share = fraction if most is None or not n else min(fraction, most / n)
     dealt = [rng.permutation(free[labels[free] == k]) for k in np.unique(labels[free])]
     second = np.sort(np.concatenate([free[:0], *(rows[: int(share * len(rows))] for rows in dealt)]))
-    return np.setdiff1d(np.arange(n), second), second
+    return np.delete(np.arange(n), second), second

@@ -450,3 +450,18 @@ def test_potentials_come_back_whole():
     res = sinkhorn_velocity(X.tolist(), Y.tolist(), 1.0)
     assert isinstance(res.potentials, Potentials)
     assert [p.shape for p in res.potentials[:2]] == [(12,), (12,)]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+@pytest.mark.parametrize("value", [datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1), datetime.timedelta(1)])
+def test_dates_in_a_column_of_a_frame_are_no_numbers(frame, value):
+    x = frame({"a": [0.0, 1.0], "t": [value, value]})
+    with pytest.raises(ValueError, match="dates"):
+        sinkhorn_divergence(x, x)
+    with pytest.raises((ValueError, TypeError), match="date"):
+        NSGF().fit(x, x)
+
+
+def test_tensors_that_are_views_of_complex_ones_are_read():
+    z = torch.complex(torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]))
+    np.testing.assert_array_equal(to_numpy(z.conj().imag), [[-1.0], [-2.0]])

@@ -70,3 +70,17 @@ def test_a_choice_may_be_asked_of_any_value(value):
     ):
         with pytest.raises(ValueError, match=r"is unknown; choose"):
             call()
+
+
+def test_numbers_beyond_those_of_float64_are_out_of_range():
+    for name in ("blur", "step_size", "max_iter", "n_batches"):
+        with pytest.raises(ValueError, match=f"{name}="):
+            NSGF(**BARELY | {name: 10**400}).fit(*samples(50))
+
+
+def test_small_integers_of_numpy_do_not_wrap_round():
+    small = {"n_batches": np.int8(100), "batch_size": np.int8(16), "n_steps": np.int8(2)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "report_")
+        model = NSGF(**BARELY | small).fit(*samples(50))
+    assert model.n_steps_ == 2

@@ -251,3 +251,20 @@ def test_rows_of_labels_stay_what_they_were():
     said = Labels([("a", 1), 1, "1", None])
     assert said.shape == (4,)
     assert list(said[np.array([2, 1, 0])].values) == ["1", 1, ("a", 1)]
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1.0, 1e140])
+def test_numbers_are_standardised_in_every_unit(unit):
+    given = Numbers(unit * np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(describe(given, "y").codes(given, "y", 3)[:, 0], [-(1.5**0.5), 0, 1.5**0.5], atol=1e-12)
+
+
+def test_numbers_whose_squares_overflow_are_refused():
+    with pytest.raises(ValueError, match="y contains NaN or infinite values, or some beyond 1e"):
+        describe(Numbers([0.0, 1e300]), "y")
+
+
+def test_one_time_stamp_is_a_label_for_all():
+    stamps = [pd.Timestamp(day, tz="Europe/Paris") for day in ("2024-01-01", "2024-01-02")]
+    kinds = describe(stamps, "y")
+    np.testing.assert_array_equal(kinds.codes(stamps[1], "y", 2, is_one_for_all=True), [1, 1])

@@ -12,6 +12,7 @@ from nsgf import NSGF, POT, datasets, diagnostics
 from nsgf.diagnostics import minibatch_gap
 from nsgf.flow import flow_steps
 from nsgf.task import Task
+from nsgf.trials import Trial
 
 
 def test_minibatches_of_one_law_come_closer_as_they_grow():
@@ -125,3 +126,9 @@ def test_a_row_far_from_all_others_is_named(far, side):
     task = Task.of(*clouds.values())
     with pytest.warns(UserWarning, match=f"{side} has 1 of .* rows {len(clouds[side]) - 1}. .* Drop or clip"):
         assert diagnostics.look_at(task)
+
+
+def test_what_is_not_finite_is_told_and_not_lost():
+    x, none = np.zeros((30, 2)), np.zeros((30, 0))
+    figures = diagnostics.law(x * np.nan, Trial(x, None, x, (none, none), np.ones(2)))
+    assert set(diagnostics.symptoms(figures)) == set(figures)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse
 from common import BARELY, QUICK, ignore_report, samples
 from sklearn import decomposition, pipeline, preprocessing
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -115,7 +116,7 @@ def test_a_network_sees_images_unless_an_encoder_has_changed_their_width():
         (preprocessing.StandardScaler, "must be a transformer"),
         (preprocessing.Normalizer(), "it has no inverse_transform"),
         ((preprocessing.StandardScaler(),), "or a pair"),
-        (Lossy(), r"does not serve here: its inverse_transform gives shape \(2, 1\)"),
+        (Lossy(), r"does not serve here: the encoder gave shape \(\d+, 1\) in place of \(\d+, 3\)"),
         (decomposition.PCA(50), "does not serve here: n_components=50"),
         ((decomposition.PCA(1), decomposition.PCA(2)), "encoder: X_src has 1 features but X_tgt has 2"),
         (preprocessing.FunctionTransformer(np.log, np.exp), "does not serve here"),
@@ -196,3 +197,83 @@ def test_samples_without_variance_raise_no_warning_of_other_libraries():
     x = np.ones((30, 2))
     model = NSGF(**BARELY, encoder=decomposition.PCA(1)).fit(x, x)
     np.testing.assert_allclose(model.transform(x), x)
+
+
+class Centring(BaseEstimator, TransformerMixin):
+    def fit(self, X, y=None):
+        self.mean_ = X.mean(axis=0)
+        return self
+
+    def transform(self, X):
+        return X - self.mean_
+
+    def inverse_transform(self, Z):
+        return Z + self.mean_
+
+
+class InPlace(Centring):
+    """One that writes into what it is given, as those with ``copy=False``."""
+
+    def transform(self, X):
+        X -= self.mean_
+        return X
+
+    def inverse_transform(self, Z):
+        Z += self.mean_
+        return Z
+
+
+@ignore_report
+def test_an_encoder_that_writes_into_its_input_changes_neither_data_nor_answers():
+    x, y = samples(60)
+    before = x.copy(), y.copy()
+    plain, model = (NSGF(**BARELY, encoder=encoder()).fit(x, y) for encoder in (Centring, InPlace))
+    for of in (lambda m: m.transform(x), lambda m: m.trajectory(x), lambda m: m.score(x, y), lambda m: m.transform(x)):
+        np.testing.assert_array_equal(of(model), of(plain))
+    np.testing.assert_equal((x, y), before)
+
+
+class NotBack(Centring):
+    def inverse_transform(self, Z):
+        return 5.0 * Z + self.mean_
+
+
+@pytest.mark.parametrize("encoder", [NotBack(), preprocessing.FunctionTransformer(np.log1p)])
+def test_an_inverse_that_does_not_lead_back_is_a_warning(encoder):
+    x, y = (np.exp(z) for z in samples(60))
+    with pytest.warns(UserWarning, match="inverse_transform that does not lead back"):
+        Codec.of(encoder, x, y)
+
+
+class Gives(Centring):
+    def __init__(self, what=None):
+        self.what = what
+
+    def transform(self, X):
+        return self.what(super().transform(X))
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        scipy.sparse.csr_array,
+        lambda z: np.ma.masked_greater(z, 0),
+        lambda z: z + 1j,
+        lambda z: z[:, 0],
+        lambda z: z[1:],
+    ],
+)
+def test_what_is_no_rows_of_numbers_is_no_encoding(what):
+    with pytest.raises(ValueError, match="does not serve here"):
+        Codec.of(Gives(what), *samples(60))
+
+
+class Partial(Centring):
+    def inverse_transform(self, Z):
+        return np.where(Z > 3, np.nan, Z + self.mean_)
+
+
+def test_rows_without_a_place_among_the_data_are_a_warning():
+    codec = Codec.of(Partial(), np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]]))
+    with pytest.warns(UserWarning, match="in 1 of 3 rows, the first of them 2"):
+        codec.decoded(np.array([[0.0], [1.0], [9.0]]))

@@ -1,6 +1,7 @@
 """What may go wrong in the middle of things: kills, Ctrl-C, lost files, threads and processes (docs/faults.rst)."""
 
 import concurrent.futures
+import contextlib
 import copy
 import errno
 import mmap
@@ -22,7 +23,21 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from nsgf import NSGF, NSGFPlusPlus, Sinkhorn, Training, TrajectoryPool, diagnostics, matching, minibatches, ode, pool
+import nsgf
+from nsgf import (
+    NSGF,
+    NSGFPlusPlus,
+    Sinkhorn,
+    Training,
+    TrajectoryPool,
+    diagnostics,
+    matching,
+    metrics,
+    minibatches,
+    ode,
+    pool,
+    sinkhorn_velocity,
+)
 from nsgf.matching import train
 from nsgf.minibatches import Endless, Side
 from nsgf.networks import MLP
@@ -395,3 +410,43 @@ def test_every_row_of_a_table_of_faults_names_its_tests(page):
         named = re.findall(r"``(test_\w+)``", row)
         assert named, row
         assert all(f"def {name}(" in tests for name in named)
+
+
+# %% What the caller has set for work of its own
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+AMBIENT = {
+    "errstate": lambda: np.errstate(all="raise"),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: default_dtype(torch.float64),
+    "device": lambda: torch.device("meta"),
+}
+
+
+@ignore_report
+@pytest.mark.parametrize("ambient", AMBIENT.values(), ids=AMBIENT)
+def test_what_the_caller_has_set_for_its_own_work_changes_no_bit(ambient, tmp_path):
+    def results(path):
+        model = NSGFPlusPlus(**BARELY).fit(*samples(60))
+        model.save(path)
+        made = nsgf.load(path).transform(samples(60)[0])
+        x, y = (torch.from_numpy(z.astype(np.float32)) for z in samples(60))
+        velocity, mmd = sinkhorn_velocity(x, y).v.numpy(), metrics.mmd(x.numpy(), y.numpy())
+        return made, model.predict_time(samples(60)[0]), velocity, mmd
+
+    wanted = results(tmp_path / "plain")
+    with ambient():
+        found = results(tmp_path / "ambient")
+    np.testing.assert_equal(found, wanted)

@@ -473,3 +473,35 @@ def test_a_fit_holds_its_directory_until_it_ends(tmp_path, monkeypatch):
     model = NSGF(**BARELY | {"training": Training(directory=tmp_path)})
     for _ in range(2):
         pytest.raises(FloatingPointError, model.fit, *samples(20))
+
+
+CHANGES = [{"n_steps": 0}, {"network": "unet"}, {"blur": -1}, {"solver": None}, {"network": MLP(3)}]
+
+
+@ignore_report
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_would_not_open_again_leaves_the_file_before_it(change, tmp_path):
+    path, model = tmp_path / "m.safetensors", NSGF(**BARELY).fit(*samples(50))
+    model.save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="would not open again: .* Set back what was changed since fit"):
+        model.set_params(**change).save(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("kind", ["directory", "pipe", "link", "hard link"])
+def test_what_is_in_the_way_of_a_draft_is_named_and_left_alone(kind, tmp_path):
+    path, draft, other = tmp_path / "m", tmp_path / ".m.new", tmp_path / "other"
+    other.write_bytes(b"other")
+    make = {"directory": os.mkdir, "pipe": os.mkfifo}
+    make |= {"link": functools.partial(os.symlink, other), "hard link": functools.partial(os.link, other)}
+    make[kind](draft)
+    with pytest.raises(FileExistsError, match="'.m.new' is in the way, a link or no file; remove it"):
+        _files.replace(path, b"new")
+    assert other.read_bytes() == b"other"
+
+
+def test_a_fraction_of_a_file_takes_no_more_time_than_its_digits():
+    with pytest.raises(ValueError, match="invalid literal"):
+        _io.unpack({"fraction": "1e999999999"}, {})

@@ -283,3 +283,23 @@ def test_a_checkpoint_of_a_training_from_other_weights_is_begun_anew(tmp_path):
     seen = []
     train(other, draw, np.random.default_rng(0), 20, checkpoint=path, progress=lambda steps: map(seen.append, steps))
     assert len(seen) == 20
+
+
+class Broadcasts(nn.Module):
+    """A field that gives one row, or one column, for many."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.layer, self.part = nn.Linear(2, 2), (slice(rows), slice(columns))
+
+    def forward(self, x, t):
+        return self.layer(x)[self.part]
+
+
+@pytest.mark.parametrize("part", [(1, None), (None, 1)])
+def test_a_network_of_another_shape_is_not_broadcast(part):
+    x = np.ones((8, 2), np.float32)
+    with pytest.raises(ValueError, match="network returned .* in place of shape"):
+        train(Broadcasts(*part), lambda rng: ((x, np.ones(8, np.float32)), x), np.random.default_rng(0), 2)
+    with pytest.raises(ValueError, match="network returned .* in place of shape"):
+        relative_error(Broadcasts(*part), [((x, 0.5), x)])

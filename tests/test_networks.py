@@ -449,3 +449,36 @@ def test_a_network_passed_as_a_value_keeps_its_first_weights_in_a_file(tmp_path)
     model.save(tmp_path / "m")
     again = nsgf.load(tmp_path / "m").fit(x, x + 1.0)
     np.testing.assert_array_equal(again.transform(x), model.transform(x))
+
+
+class Generating(MLP):
+    def __init__(self):
+        super().__init__(2)
+        self.numbers = (i for i in range(3))
+
+
+class Stateful(MLP):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Complex(MLP):
+    def __init__(self):
+        super().__init__(2)
+        self.factor = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Generating, "cannot be copied"),
+        (lambda: Stateful(2), "a state that is no tensors"),
+        (Complex, "weights of torch.complex64"),
+    ],
+)
+def test_modules_that_cannot_be_trained_or_kept_are_refused_before_any_work(make, words):
+    with pytest.raises(ValueError, match=words):
+        build(make(), (2,))

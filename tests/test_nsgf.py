@@ -311,3 +311,12 @@ def test_rows_for_a_unet_and_no_images_at_all_are_clear_errors():
         NSGF(**IMAGES).fit(None, pictures().reshape(-1, 64))
     with pytest.raises(ValueError, match="X_tgt.*0 sample"):
         NSGF(**IMAGES).fit(None, pictures()[:0])
+
+
+@ignore_report
+@pytest.mark.parametrize("far", [1e39, 1e200])
+def test_rows_beyond_what_float32_holds_are_named(far):
+    x, y = samples(50)
+    model = NSGF(**BARELY).fit(x, y)
+    with pytest.raises(ValueError, match="1 of 3 rows, the first of them 1, end beyond what float32 holds"):
+        model.transform([[0.0, 0.0], [far, 0.0], [1.0, 1.0]])

@@ -199,3 +199,10 @@ def test_random_states_of_every_form_fix_what_is_drawn(make, tmp_path):
     np.testing.assert_array_equal(first.sample(3), again.sample(3))
     np.testing.assert_array_equal(first.sample(3, random_state=make()), again.sample(3, random_state=make()))
     first.save(tmp_path / "m")
+
+
+@ignore_report
+def test_a_seed_sequence_seeds_every_fit_alike():
+    seed = np.random.SeedSequence(3)
+    first, again = (NSGF(**BARELY | {"random_state": seed}).fit(*samples(50)).sample(3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)

@@ -263,3 +263,25 @@ def test_a_solver_without_its_limits_or_with_a_policy_that_is_none_is_refused():
         NSGF(solver=plain).fit(*samples(20))
     with pytest.raises(ValueError, match="on_unconverged='ignore' is unknown; choose 'warn' or 'raise'"):
         NSGF(solver=Own(on_unconverged="ignore")).fit(*samples(20))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found._replace(g=found.g[:1]),
+        lambda found: found._replace(g=found.g * np.nan),
+        lambda found: found._replace(f=found.f.tolist()),
+        lambda found: found._replace(error=float("nan")),
+        lambda found: None,
+    ],
+)
+def test_what_is_no_potentials_is_refused(change):
+    class Strange(Solver):
+        tol, max_iter, on_unconverged = 1e-2, 100, "warn"
+
+        def __call__(self, *problem, init=None):
+            return change(Sinkhorn()(*problem))
+
+    for use in (sinkhorn_velocity, sinkhorn_divergence):
+        with pytest.raises(ValueError, match="solver returned"):
+            use(*samples(30), blur=0.5, solver=Strange())

@@ -8,6 +8,7 @@ import abc
 import contextlib
 import copy
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from nsgf import _checks, _files, _io, diagnostics, samples, trials
-from nsgf._arrays import Array, check_widths
+from nsgf._arrays import Array, check_widths, plainly
 from nsgf._random import Stream, seeded
 from nsgf.conditions import Pairs
 from nsgf.estimators import parameters
@@ -113,6 +114,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     def n_evaluations(self) -> int:
         """Function evaluations (NFE) of one point on its way; twice as many under a guidance other than 0 and 1."""
 
+    @plainly()
     def fit(
         self,
         X_src: "ArrayLike | Snapshots | None",
@@ -269,6 +271,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         path = zip(*self._path_of(X, y, guidance, t0, t1), strict=True)
         return self._in_form_of(X, np.stack([self._task.frame.to_data(z, s) for z, s in path]))
 
+    @plainly()
     def _path_of(
         self, X: ArrayLike, y: Known, guidance: float, t0: Time | None, t1: Time | None
     ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -278,11 +281,22 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         x = self._read(X, span[0])
         self._task.check_guided(guidance)
         c = self._task.columns(y, len(x))
-        return self._positions(x, c, Ask.of(guidance, c, span))
+        return self._checked(*self._positions(x, c, Ask.of(guidance, c, span)))
 
     def _positions(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> tuple[list[np.ndarray], np.ndarray]:
         zs = list(self._path(x, c, ask))
         return zs, self._gone(len(zs), ask)
+
+    def _checked(self, zs: list[np.ndarray], gone: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return a path as it is, or raise where it leaves the numbers that a network computes with."""
+        wrong = np.flatnonzero(~np.isfinite(zs[-1]).all(axis=1))
+        if len(wrong):
+            raise ValueError(
+                f"{len(wrong)} of {len(zs[-1])} rows, the first of them {wrong[0]}, end beyond what float32 holds: "
+                f"they lie too far from the samples of the fit, whose unit is {self.scale_:.3g}, or its field is "
+                "not to be trusted: see report_. Drop those rows."
+            )
+        return zs, gone
 
     def _in_form_of(self, X: ArrayLike, z: np.ndarray) -> Array:
         """Return points of the flow (…, n, d) as data in the library and dtype of `X`."""
@@ -298,6 +312,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
             samples.same_shape(samples.shape_of(X), self._task.frame.shape, ("X", "the target of the fit"))
         return self._task.frame.to_unit(self._task.codec.encoded(x, 0), s)
 
+    @plainly()
     def sample(
         self, n: int = 1, random_state: RandomState = None, *, y: Known = None, guidance: float = 1.0
     ) -> np.ndarray:
@@ -327,10 +342,11 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         rng = self._sampler() if random_state is None else as_rng(random_state)
         self._task.check_guided(guidance)
         x, c = self._task.draw(int(n), y, rng)
-        zs, gone = self._positions(x, c, Ask.of(guidance, c))
+        zs, gone = self._checked(*self._positions(x, c, Ask.of(guidance, c)))
         made = self._task.codec.decoded(self._task.frame.to_data(zs[-1], gone[-1]))
         return made.reshape(int(n), *self._task.frame.shape)
 
+    @plainly()
     def score(
         self,
         X: ArrayLike,
@@ -418,7 +434,23 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         task = dataclasses.replace(self._task, codec=self._task.codec.kept())
         values = {"task": task, "learnt": self._learnt._replace(networks={})}
         values = {k: _io.pack(k, v, arrays) for k, v in values.items()}
-        _io.write(path, arrays, {"class": type(self).__name__, "parameters": given} | values)
+        meta = {"class": type(self).__name__, "parameters": given} | values
+        self._check_opens(path, arrays, meta)
+        _io.write(path, arrays, meta)
+
+    def _check_opens(self, path: "str | os.PathLike[str]", arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Raise where what is to be written would not open again, before the file that stands there is replaced."""
+        each, form = self._task.codec.each, meta["parameters"].get("network")
+        network = self.get_params()["network"] if isinstance(form, dict) and "module" in form else None
+        is_own = any(isinstance(e, str) for e in self._task.codec.kept().each)
+        encoder = (each if len(each) > 1 else each[0]) if is_own else None
+        try:
+            self._of_file(path, arrays, json.loads(json.dumps(meta, allow_nan=False)), network, encoder)
+        except ValueError as error:
+            raise ValueError(
+                f"this model would not open again: {error.__cause__ or error}. Set back what was changed since fit, or "
+                "fit again; nothing was written."
+            ) from error
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]", *, network: nn.Module | None = None, encoder: Any = None) -> Self:
@@ -443,6 +475,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         return cls._of_file(path, *_io.read(path), network, encoder)
 
     @classmethod
+    @plainly()
     def _of_file(
         cls,
         path: "str | os.PathLike[str]",

@@ -55,7 +55,7 @@ def filled(
     blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
 
     def minibatches(task: Task) -> Endless:
-        return Endless(partial(task.minibatches, model.batch_size, rng, blur, solve, training.condition_dropout))
+        return Endless(partial(task.minibatches, int(model.batch_size), rng, blur, solve, training.condition_dropout))
 
     drawn, apart = minibatches(task), [next(minibatches(half)) for half in trials.halves(task, rng)]
     blur = pick_blur(blur, *_both_ends(next(drawn))) * scale  # drawn for the blur alone: seeds keep their bits
@@ -64,7 +64,7 @@ def filled(
     else:
         scheme = Scheme.descent(blur / scale, n_steps, model.step_size, solve, device)
     full = pool.fill(
-        drawn, scheme, model.n_batches, training, apart=apart, lines_rng=lines_rng, progress=_bar(model, "pool")
+        drawn, scheme, int(model.n_batches), training, apart=apart, lines_rng=lines_rng, progress=_bar(model, "pool")
     )
     clock = Clock.of(scheme.step_sizes, scheme.length, task.frame.times)
     return Pooled(full, blur, clock, time.perf_counter() - start)

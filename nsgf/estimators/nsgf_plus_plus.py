@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from nsgf import _checks, diagnostics, networks, ode
-from nsgf._arrays import pick_device
+from nsgf._arrays import pick_device, plainly
 from nsgf.estimators import learning
 from nsgf.estimators.base import Ask, BaseFlow
 from nsgf.estimators.parameters import Fitted, RandomState, habits
@@ -117,6 +117,7 @@ class NSGFPlusPlus(BaseFlow):
         """Phase of every step of `trajectory`: 1 or 2, shape (k,)."""
         return np.repeat([1, 2], self._steps)
 
+    @plainly()
     def predict_time(self, X: ArrayLike, y: Known = None) -> np.ndarray:
         """Return t_φ(X) (n,), in [0, 1]: where on a straight line from source to target rows lie after phase 1.
 
@@ -186,7 +187,7 @@ class NSGFPlusPlus(BaseFlow):
     ) -> dict[str, float]:
         """Return the calibration of the predictor, on lines whose particles also go through phase 1."""
         field, predict = (Field(found[name], pick_device(self.device)) for name in ("field_", "time_predictor_"))
-        (x, t, *c), u = unseen.draw(_VALIDATION_BATCHES * habits(self).batch_size, rng)
+        (x, t, *c), u = unseen.draw(_VALIDATION_BATCHES * int(habits(self).batch_size), rng)
         x0 = x - t[:, None] * u
         *_, ends = follow(field.guided(c[0] if c else None), x0, clock, self._steps[0])
         on_lines = np.stack([_times(predict, x0 + s * u, *c) for s in _LINE_TIMES])

@@ -64,6 +64,8 @@ def as_rng(random_state: RandomState) -> np.random.Generator:
     check_random_state(random_state)
     if isinstance(random_state, np.random.RandomState):
         random_state = random_state.randint(2**31)
+    if isinstance(random_state, np.random.SeedSequence):  # whose children are counted: every fit is to have the same
+        random_state = np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key)
     return np.random.default_rng(random_state)
 
 
