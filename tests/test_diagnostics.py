@@ -101,7 +101,7 @@ CENTRED, NAMES = labelled_sample(600)
 QUIET = {
     "moons": Case((X, MOONS), {}, ""),
     "one law, far away": Case((X, datasets.gaussian(400, RNG) + 1e6), {}, ""),
-    "noise to labels": Case((None, CENTRED), {"step_size": 0.4, "n_steps": 8}, "", known={"y_tgt": NAMES}),
+    "noise to labels": Case((None, CENTRED), {"step_size": 0.4, "n_steps": 8, "max_iter": 1000}, "", known={"y_tgt": NAMES}),
     "labels of both": Case((CENTRED + 5.0, CENTRED), {}, "", known={"y_src": NAMES, "y_tgt": NAMES}),
     "a course": Case(({0.0: X, 1.0: MOONS, 3.0: Y + 50.0},), {}, ""),
     "constants and points": Case((np.zeros((300, 2)), np.full((300, 2), 3.0)), {}, ""),
