@@ -101,7 +101,9 @@ CENTRED, NAMES = labelled_sample(600)
 QUIET = {
     "moons": Case((X, MOONS), {}, ""),
     "one law, far away": Case((X, datasets.gaussian(400, RNG) + 1e6), {}, ""),
-    "noise to labels": Case((None, CENTRED), {"step_size": 0.4, "n_steps": 8, "max_iter": 1000}, "", known={"y_tgt": NAMES}),
+    "noise to labels": Case(
+        (None, CENTRED), {"step_size": 0.4, "n_steps": 8, "max_iter": 1000}, "", known={"y_tgt": NAMES}
+    ),
     "labels of both": Case((CENTRED + 5.0, CENTRED), {}, "", known={"y_src": NAMES, "y_tgt": NAMES}),
     "a course": Case(({0.0: X, 1.0: MOONS, 3.0: Y + 50.0},), {}, ""),
     "constants and points": Case((np.zeros((300, 2)), np.full((300, 2), 3.0)), {}, ""),
@@ -152,6 +154,7 @@ LAWS = {
     "counts that are nearly all zero": plain(lambda rng, n: rng.normal(size=(n, 50)) * (rng.random((n, 50)) < 0.03)),
     "10 labels": of_labels(10),
     "30 labels": of_labels(30),
+    "modes far apart": plain(lambda rng, n: 1e3 * rng.integers(2, size=(n, 1)) + rng.normal(size=(n, 2))),
     "two modes": plain(lambda rng, n: bimodal(n, rng)),
 }
 
@@ -175,6 +178,7 @@ WRONG = {
     "too narrow, in 50 features": (LAWS["Gaussian of 50 features"], narrow),
     "shifted": (LAWS["Gaussian"], lambda z, rng: z + 1.0),
     "a Gaussian in place of two modes": (LAWS["two modes"], lambda z, rng: rng.normal(size=z.shape) * z.std(axis=0)),
+    "modes far apart, too wide": (LAWS["modes far apart"], lambda z, rng: z + 0.02 * rng.normal(size=z.shape)),
     "30 labels mixed up": (LAWS["30 labels"], lambda z, rng: rng.permutation(z)),
     "10 labels mixed up": (LAWS["10 labels"], lambda z, rng: rng.permutation(z)),
     "a tenth of another label": (LAWS["10 labels"], one_of_another),
