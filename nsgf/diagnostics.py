@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
-from nsgf import _checks, metrics, trials
+from nsgf import _checks, metrics
 from nsgf._arrays import Array
 from nsgf.conditions import Classes
 from nsgf.matching import relative_error
@@ -26,9 +27,11 @@ _FAR_SHARE, _FEW_ROWS = 0.9, 10  # of the variance, in a hundredth of at least s
 _NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the size of a field's error, or lost in it
 _MANY = 0.2  # of the features: fewer of them that are narrow, as pixels at the edge, may be
 _MISFIT, _MISFITS, _ABSURD = 1.5, 0.5, 5.0  # factor between deviations of half of the features, and of any
-_WIDER = 1.8  # factor between deviations of all features together
+_WIDER, _CHANCE, _UNTOLD = 1.8, 3.0, 0.2  # factor of all features together; what is beyond chance, and all chance
 _SURE, _DISCREPANCY = 0.01, 0.01  # level of the two-sample test, and the least MMD² of account
+_PART = 0.1  # of the rows: modes of more are seen by themselves
 _WIDTHS = ("width", "least_width", "greatest_width")
+_OF_LAW = ("mmd2", "mmd2_noise", "p_value", "width_noise", "misfits", *_WIDTHS)
 _GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
@@ -54,7 +57,7 @@ def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tupl
     2.0
     """
     difference, size = _squares(first, second)
-    return (difference / size) ** 0.5 if size else 0.0
+    return float((difference / size) ** 0.5) if size else 0.0
 
 
 def _squares(
@@ -116,42 +119,74 @@ def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
     -------
     dict
         ``"mmd2"``, ``"mmd2_noise"`` and ``"p_value"``: :func:`nsgf.metrics.two_sample_test` of the two, jointly with
-        their conditions. ``"width"``: deviation of what is made, relative to that of the target; ``"least_width"`` and
-        ``"greatest_width"``: the same of the feature where it is least and greatest; ``"misfits"``: the fraction of the
-        features where it is below ⅔ or above 1½. Deviations are those within labels.
+        their conditions. ``"width"``: deviation of what is made,
+        relative to that of the target; ``"width_noise"``: the deviation of its logarithm at equal laws;
+        ``"least_width"`` and ``"greatest_width"``: the width of the feature where it is least and greatest;
+        ``"misfits"``: the fraction of the features where it is below ⅔ or above 1½, and more so than by chance.
+        With labels, rows are seen from the mean of their label in the target. Features that vary in few rows are left
+        out of the last three.
 
     Examples
     --------
     >>> x, none = np.random.default_rng(0).normal(size=(200, 2)), np.zeros((200, 0))
-    >>> figures = law(0.5 * x, Trial(x, None, x, (none, none), x.var(axis=0)))
-    >>> round(figures["width"], 6), figures["p_value"] < 0.01
+    >>> figures = law(0.5 * x, Trial(x, None, x, (0.0 * x, 0.0 * x), (x - x.mean(axis=0)) ** 2, (none, none)))
+    >>> round(figures["width"], 2), figures["p_value"] < 0.01
     (0.5, True)
     """
     if not np.isfinite(made).all():  # a warning will say so; what was learnt is kept
-        return dict.fromkeys(("mmd2", "mmd2_noise", "p_value", *_WIDTHS, "misfits"), float("nan"))
-    wanted, got = trial.variance, trials.variance(made, trial.lifts[0])
-    unit = float((2.0 * wanted.sum()) ** 0.5) or 1.0  # root-mean-square distance of two rows of one label
-    made, real = np.hstack([made, trial.lifts[0]]), np.hstack([trial.y, trial.lifts[1]])
-    test = metrics.two_sample_test(made, real, lengths=(0.5 * unit, unit, 2.0 * unit))
-    varies = wanted > 1e-14 * wanted.max()
-    ratio = np.sqrt(got[varies] / wanted[varies]) if varies.any() else np.ones(1)
+        return dict.fromkeys(_OF_LAW, float("nan"))
+    made, real = made - trial.centres[0], trial.y - trial.centres[1]
+    wanted, got = trial.squares, (made - made.mean(axis=0)) ** 2
+    unit = float((2.0 * wanted.mean(axis=0).sum()) ** 0.5) or 1.0  # root-mean-square distance of two rows of one label
+    made, real = (np.hstack(z) for z in zip((made, real), trial.lifts, strict=True))
+    near = _within_modes(real) or 0.25 * unit
+    test = metrics.two_sample_test(made, real, lengths=(near, 2.0 * near, unit))
+    (width,), (width_noise,) = _widths(got.sum(axis=1, keepdims=True), wanted.sum(axis=1, keepdims=True))
+    ratio, noise = _widths(got, wanted)
+    ratio, noise = ratio[noise < _UNTOLD], noise[noise < _UNTOLD]
     return {
         "mmd2": test.statistic,
         "mmd2_noise": test.noise,
         "p_value": test.p_value,
-        "width": float(np.sqrt(got.sum() / wanted.sum())) if varies.any() else 1.0,
-        "least_width": float(ratio.min()),
-        "greatest_width": float(ratio.max()),
-        "misfits": float(np.mean((ratio < 1 / _MISFIT) | (ratio > _MISFIT))),
+        "width": float(width),
+        "width_noise": float(width_noise) if np.isfinite(width_noise) else 0.0,
+        "least_width": float(ratio.min()) if len(ratio) else 1.0,
+        "greatest_width": float(ratio.max()) if len(ratio) else 1.0,
+        "misfits": float(np.mean(_is_off(ratio, _MISFIT, noise))) if len(ratio) else 0.0,
     }
 
 
-def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the figures of the stage whose law is farthest from its target."""
+def _within_modes(y: np.ndarray) -> float:
+    """Return how far the nearest tenth of all rows reaches from a row, in the median: not beyond its mode."""
+    from scipy.spatial.distance import cdist
 
-    def badness(stage: dict[str, float]) -> float:
+    return float(np.median(np.quantile(cdist(y, y), _PART, axis=1)))
+
+
+def _widths(got: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return √(E got / E wanted) of squares (n, d) and (m, d), and the deviation of its logarithm at equal laws.
+
+    What does not vary is 1, and not told.
+    """
+    mean, n = wanted.mean(axis=0), 1.0 / (1.0 / len(got) + 1.0 / len(wanted))
+    varies = mean > 1e-14 * mean.max()
+    mean = np.where(varies, mean, 1.0)
+    ratio = np.sqrt(got.mean(axis=0) / mean), 0.5 * wanted.std(axis=0) / mean / n**0.5
+    return np.where(varies, ratio[0], 1.0), np.where(varies, ratio[1], np.inf)
+
+
+def _is_off(ratio: ArrayLike, factor: float, noise: ArrayLike) -> np.ndarray:
+    """Return where a ratio of deviations is beyond a factor, either way, and beyond chance, or no number."""
+    with np.errstate(divide="ignore"):
+        return ~(np.abs(np.log(ratio)) <= np.maximum(np.log(factor), _CHANCE * np.asarray(noise)))
+
+
+def worst(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the figures of the stage whose law is farthest from its target, of those that are not to be trusted."""
+
+    def badness(stage: dict[str, float]) -> tuple[bool, float]:
         bad = stage["mmd2"] + abs(np.log(max(stage["width"], 1e-300)))
-        return float(bad) if np.isfinite(bad) else np.inf
+        return bool(symptoms(stage)), float(bad) if np.isfinite(bad) else np.inf
 
     return max(figures, key=badness)
 
@@ -186,8 +221,10 @@ def look_at(task: Task) -> bool:
 
 def _within_labels(side: Side, task: Task) -> np.ndarray:
     """Return the variance (d,) of every feature, within labels where there are some."""
-    is_labelled = isinstance(task.kinds, Classes) and side.known is not None
-    return trials.variance(side.rows, side.codes[:, None] if is_labelled else None)
+    x, is_labelled = side.rows, isinstance(task.kinds, Classes) and side.known is not None
+    group = np.unique(side.codes, return_inverse=True)[1] if is_labelled else np.zeros(len(x), int)
+    means = np.stack([x[group == k].mean(axis=0, dtype=np.float64) for k in range(group.max() + 1)])
+    return np.mean((x - means[group]) ** 2, axis=0)
 
 
 def _far_labels(name: str, side: Side, within: np.ndarray) -> str:
@@ -237,7 +274,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
     found = {}
     law_is_other = figures.get("p_value", 1.0) < _SURE and figures["mmd2"] > _DISCREPANCY
     width, least, greatest = (figures.get(k, 1.0) for k in _WIDTHS)
-    if not 1 / _WIDER < width < _WIDER:
+    if _is_off(width, _WIDER, figures.get("width_noise", 0.0)):
         found["width"] = f"what is made is {width:.2g} times as wide as the target"
     if figures.get("misfits", 0.0) >= _MISFITS or not 1 / _ABSURD < least <= greatest < _ABSURD:
         found["misfits"] = f"features are from {least:.2g} to {greatest:.2g} times as wide as the target's"

@@ -10,8 +10,8 @@ from nsgf.minibatches import Side
 from nsgf.task import Task
 
 _FEW, _MOST = 20, 1024  # rows held out: fewer would tell nothing, more would tell no more
+_LEAST = 2  # rows that can be compared
 _SCARCE = 4  # rows of a label below which a sample is not halved
-_APART = 1e3  # distance of labels where joint laws are compared, in units of the spread
 
 
 class Trial(NamedTuple):
@@ -23,10 +23,12 @@ class Trial(NamedTuple):
         Points of the source, and their conditions for a network.
     y : array of shape (m, d)
         Points of the target.
+    centres : (array of shape (n, d), array of shape (m, d))
+        For both, the mean that their label has in the target, held out or not; that of all without labels.
+    squares : array of shape (m', d)
+        Squared deviations of rows of the target, held out or not, from these means, labels weighted as in `x`.
     lifts : (array of shape (n, l), array of shape (m, l))
         Further coordinates of both: their conditions. Laws that agree with them agree for every condition.
-    variance : array of shape (d,)
-        That of the target's features within labels, of all rows, held out or not.
     span : (float, float)
         From when to when.
     """
@@ -34,8 +36,9 @@ class Trial(NamedTuple):
     x: np.ndarray
     c: np.ndarray | None
     y: np.ndarray
+    centres: tuple[np.ndarray, np.ndarray]
+    squares: np.ndarray
     lifts: tuple[np.ndarray, np.ndarray]
-    variance: np.ndarray
     span: tuple[float, float] = (0.0, 1.0)
 
 
@@ -67,46 +70,67 @@ def trials(unseen: Task, task: Task, rng: np.random.Generator) -> list[Trial]:
 
 
 def _trial(source: Side, target: Side, whole: Side, kinds: Conditions | None, rng: np.random.Generator) -> Trial:
-    target, whole = (_known_rows(side, kinds, rng) for side in (target, whole))
-    source = source if source.x is None else _known_rows(source, kinds, rng)
+    target, whole = _few(_known_rows(target, kinds), rng), _known_rows(whole, kinds)
+    source = source if source.x is None else _few(_known_rows(source, kinds), rng)
     x = source.draw(len(target.rows), rng) if source.x is None else source.x
     if kinds is None:
-        return Trial(x, None, target.rows, (x[:, :0], target.rows[:, :0]), variance(whole.rows))
-    known = target.codes[rng.integers(len(target.codes), size=len(x))] if source.known is None else source.known
-    lift_x, lift_y, lift = (_lift(kinds, z, x.shape[1]) for z in (known, target.codes, whole.codes))
-    return Trial(x, kinds.columns(known), target.rows, (lift_x, lift_y), variance(whole.rows, lift))
-
-
-def variance(x: np.ndarray, lift: np.ndarray | None = None) -> np.ndarray:
-    """Return the variance (d,) of every feature of x (n, d), within the labels where a lift (n, l) tells them.
-
-    Examples
-    --------
-    >>> variance(np.array([[0.0], [2.0], [10.0], [12.0]]), np.array([[0.0], [0.0], [1.0], [1.0]]))
-    array([1.])
-    """
-    x, group = x.astype(np.float64), np.zeros(len(x), int)
-    if lift is not None and lift.shape[1]:
-        _, group = np.unique(lift, axis=0, return_inverse=True)
-    if group.max() * 2 > len(x):  # continuous conditions make no groups
-        group[:] = 0
-    means = np.stack([x[group == k].mean(axis=0) for k in range(group.max() + 1)])
-    return ((x - means[group]) ** 2).mean(axis=0)
-
-
-def _known_rows(side: Side, kinds: Conditions | None, rng: np.random.Generator) -> Side:
-    """Return at most so many rows, of those whose label is known where there are any."""
-    rows = np.arange(len(side.rows))
-    if isinstance(kinds, Classes) and side.known is not None and (side.known != UNKNOWN).any():
-        rows = rows[side.known != UNKNOWN]
-    return side.of_rows(np.sort(rng.permutation(rows)[:_MOST]))
-
-
-def _lift(kinds: Conditions, known: np.ndarray, d: int) -> np.ndarray:
-    """Return coordinates of conditions: labels far apart, continuous ones as wide as the d features together."""
+        labels = [np.zeros(len(z), int) for z in (whole.rows, x, target.rows)]
+        return Trial(x, None, target.rows, *_spread(whole.rows, *labels), (x[:, :0], target.rows[:, :0]))
+    known = source.known
+    if known is None:
+        known = np.resize(rng.permutation(target.codes), (len(x), *target.codes.shape[1:]))
     if isinstance(kinds, Classes):
-        return _APART * d**0.5 * known[:, None]
-    return (d / known.shape[1]) ** 0.5 * known
+        i, j = _alike(known, target.codes, rng)
+        x, known, target, labels = x[i], known[i], target.of_rows(j), [whole.codes, known[i], target.codes[j]]
+    else:
+        labels = [np.zeros(len(z), int) for z in (whole.rows, x, target.rows)]
+    centres, squares = _spread(whole.rows, *labels)
+    lifts = _lift(kinds, known, squares), _lift(kinds, target.codes, squares)
+    return Trial(x, kinds.columns(known), target.rows, centres, squares, lifts)
+
+
+def _alike(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of two samples with codes that have every label in one proportion; all where none is in both."""
+    i, j = (rng.permutation(len(codes)) for codes in (first, second))
+    sizes = {k: min(np.sum(first == k), np.sum(second == k)) for k in np.intersect1d(first, second)}
+    if sum(sizes.values()) < _LEAST:
+        return i, j
+    kept = [[z[codes[z] == k][:n] for k, n in sizes.items()] for z, codes in ((i, first), (j, second))]
+    return np.sort(np.concatenate(kept[0])), np.sort(np.concatenate(kept[1]))
+
+
+def _spread(
+    whole: np.ndarray, codes: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the means of a target's labels, for points of first and second codes, and its squares around them.
+
+    Labels have the weight that they have among the first.
+    """
+    present, n = np.unique(codes), len(whole)
+    means, weight = np.zeros((codes.max() + 1, whole.shape[1])), np.zeros(codes.max() + 1)
+    for k in present:
+        means[k] = whole[codes == k].mean(axis=0, dtype=np.float64)
+        weight[k] = np.mean(first == k) / np.mean(codes == k) * n / max(n - len(present), 1)
+    i = np.random.default_rng(0).permutation(n)[:_MOST]
+    return (means[first], means[second]), weight[codes[i], None] * (whole[i] - means[codes[i]]) ** 2
+
+
+def _known_rows(side: Side, kinds: Conditions | None) -> Side:
+    """Return the rows whose label is known, where there are any."""
+    if isinstance(kinds, Classes) and side.known is not None and (side.known != UNKNOWN).any():
+        return side.of_rows(np.flatnonzero(side.known != UNKNOWN))
+    return side
+
+
+def _few(side: Side, rng: np.random.Generator) -> Side:
+    """Return at most so many rows."""
+    return side.of_rows(np.sort(rng.permutation(len(side.rows))[:_MOST]))
+
+
+def _lift(kinds: Conditions, known: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Return coordinates of conditions: as far from each other as the features of rows of one label."""
+    width = float(squares.mean(axis=0).sum()) ** 0.5
+    return width * (kinds.columns(known) if isinstance(kinds, Classes) else known / known.shape[1] ** 0.5)
 
 
 def _dealt(task: Task, fraction: float, rng: np.random.Generator, most: int | None = None) -> tuple[Task, Task]:

@@ -8,7 +8,7 @@ import pytest
 from common import QUICK, labelled_sample, samples
 from sklearn.preprocessing import StandardScaler
 
-from nsgf import NSGF, POT, datasets, diagnostics
+from nsgf import NSGF, POT, datasets, diagnostics, trials
 from nsgf.diagnostics import minibatch_gap
 from nsgf.flow import flow_steps
 from nsgf.task import Task
@@ -32,7 +32,17 @@ def test_a_report_holds_gaps_of_velocities_and_figures_of_laws(flow):
     report = flow.report_
     assert report.keys() == {
         *("max_error", "converged", "minibatch_gap", "minibatch_error", "regression_gap"),
-        *("held_out", "mmd2", "mmd2_noise", "p_value", "width", "least_width", "greatest_width", "misfits"),
+        *(
+            "held_out",
+            "mmd2",
+            "mmd2_noise",
+            "p_value",
+            "width",
+            "width_noise",
+            "least_width",
+            "greatest_width",
+            "misfits",
+        ),
     }
     assert 0 < report["regression_gap"] < 0.5
     assert report["converged"]
@@ -99,7 +109,9 @@ CENTRED, NAMES = labelled_sample(600)
 QUIET = {
     "moons": Case((X, MOONS), {}, ""),
     "one law, far away": Case((X, datasets.gaussian(400, RNG) + 1e6), {}, ""),
-    "noise to labels": Case((None, CENTRED), {"step_size": 0.4, "n_steps": 8}, "", known={"y_tgt": NAMES}),
+    "noise to labels": Case(
+        (None, CENTRED), {"step_size": 0.4, "n_steps": 8, "max_iter": 1000}, "", known={"y_tgt": NAMES}
+    ),
     "labels of both": Case((CENTRED + 5.0, CENTRED), {}, "", known={"y_src": NAMES, "y_tgt": NAMES}),
     "a course": Case(({0.0: X, 1.0: MOONS, 3.0: Y + 50.0},), {}, ""),
     "constants and points": Case((np.zeros((300, 2)), np.full((300, 2), 3.0)), {}, ""),
@@ -111,6 +123,85 @@ def test_a_fit_that_is_right_is_quiet(case):
     with warnings.catch_warnings(action="error"):
         model = NSGF(**LONG | case.parameters).fit(*case.samples, **case.known)
     assert not diagnostics.symptoms(model.report_)
+
+
+# %% Models whose law is known
+
+
+def drawn(law, n=600, seed=0, made=lambda rows, rng: rows):
+    """Return the symptoms of a model that makes rows of a law, of the labels asked for, or something else of them."""
+    rng = np.random.default_rng(seed)
+    y, names = law(rng, None, n)
+    task = Task.of(None, y, y_tgt=names)
+    _, unseen, n_held_out = trials.held_out(task, 0.1, rng)
+    (trial,) = trials.trials(unseen, task, rng)
+    codes = None if names is None else np.array(task.kinds.labels)[trial.c.argmax(axis=1)]
+    z = made(task.frame.to_unit(law(rng, codes, len(trial.x))[0], 1.0), rng)
+    return diagnostics.symptoms(diagnostics.law(z, trial) | {"held_out": n_held_out})
+
+
+def of_labels(k):
+    centres = 7.0 * np.random.default_rng(1).normal(size=(k, 2))
+
+    def law(rng, codes, n):
+        codes = np.arange(n) % k if codes is None else codes
+        return centres[codes] + rng.normal(size=(n, 2)), codes
+
+    return law
+
+
+def plain(draw):
+    return lambda rng, codes, n: (draw(rng, n), None)
+
+
+LAWS = {
+    "Gaussian": plain(lambda rng, n: rng.normal(size=(n, 2))),
+    "Gaussian of 50 features": plain(lambda rng, n: rng.normal(size=(n, 50))),
+    "heavy tails": plain(lambda rng, n: rng.standard_t(2.5, size=(n, 2))),
+    "lognormal": plain(lambda rng, n: np.exp(1.5 * rng.normal(size=(n, 2)))),
+    "counts that are nearly all zero": plain(lambda rng, n: rng.normal(size=(n, 50)) * (rng.random((n, 50)) < 0.03)),
+    "10 labels": of_labels(10),
+    "30 labels": of_labels(30),
+    "modes far apart": plain(lambda rng, n: 1e3 * rng.integers(2, size=(n, 1)) + rng.normal(size=(n, 2))),
+    "two modes": plain(lambda rng, n: bimodal(n, rng)),
+}
+
+
+@pytest.mark.parametrize("n", [100, 220, 600])
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_model_of_the_right_law_is_hardly_ever_suspected(law, n):
+    assert sum(bool(drawn(law, n, seed)) for seed in range(10)) <= 2
+
+
+def narrow(z, rng):
+    return z.mean(axis=0) + 0.5 * (z - z.mean(axis=0))
+
+
+def one_of_another(z, rng):
+    return np.where(np.arange(len(z))[:, None] % 10, z, np.roll(z, 1, axis=0))
+
+
+WRONG = {
+    "too narrow": (LAWS["Gaussian"], narrow),
+    "too narrow, in 50 features": (LAWS["Gaussian of 50 features"], narrow),
+    "shifted": (LAWS["Gaussian"], lambda z, rng: z + 1.0),
+    "a Gaussian in place of two modes": (LAWS["two modes"], lambda z, rng: rng.normal(size=z.shape) * z.std(axis=0)),
+    "modes far apart, too wide": (LAWS["modes far apart"], lambda z, rng: z + 0.02 * rng.normal(size=z.shape)),
+    "30 labels mixed up": (LAWS["30 labels"], lambda z, rng: rng.permutation(z)),
+    "10 labels mixed up": (LAWS["10 labels"], lambda z, rng: rng.permutation(z)),
+    "a tenth of another label": (LAWS["10 labels"], one_of_another),
+}
+
+
+@pytest.mark.parametrize(("law", "wrong"), WRONG.values(), ids=WRONG)
+def test_a_model_of_another_law_is_suspected(law, wrong):
+    assert sum(bool(drawn(law, 600, seed, wrong)) for seed in range(10)) >= 8
+
+
+def test_the_worst_stage_is_one_that_is_suspected():
+    good = {"mmd2": 0.0, "p_value": 0.5, "width": 0.8, "width_noise": 0.1}
+    bad = {"mmd2": 0.05, "p_value": 0.005, "width": 1.0, "width_noise": 0.1}
+    assert diagnostics.worst([good, bad, good]) is bad
 
 
 def test_a_figure_that_is_no_number_warns():
@@ -130,5 +221,5 @@ def test_a_row_far_from_all_others_is_named(far, side):
 
 def test_what_is_not_finite_is_told_and_not_lost():
     x, none = np.zeros((30, 2)), np.zeros((30, 0))
-    figures = diagnostics.law(x * np.nan, Trial(x, None, x, (none, none), np.ones(2)))
+    figures = diagnostics.law(x * np.nan, Trial(x, None, x, (x, x), x + 1.0, (none, none)))
     assert set(diagnostics.symptoms(figures)) == set(figures)

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from common import labelled_sample, samples
-from hypothesis import given, strategies as st
 
 from nsgf import Numbers
 from nsgf.task import Task
-from nsgf.trials import halves, held_out, trials, variance
+from nsgf.trials import halves, held_out, trials
 
 RNG = np.random.default_rng(0)
 
@@ -88,9 +87,10 @@ def test_a_trial_has_what_a_model_needs(task):
     stages = trials(unseen, task, np.random.default_rng(0))
     assert [stage.span for stage in stages] == ([(0.0, 0.5), (0.5, 1.0)] if task.times else [(0.0, 1.0)])
     for stage in stages:
-        assert stage.x.shape[1] == stage.y.shape[1] == len(stage.variance) == 2
+        assert stage.x.shape[1] == stage.y.shape[1] == stage.squares.shape[1] == 2
         assert (stage.c is None) == (task.kinds is None)
-        assert [len(lift) for lift in stage.lifts] == [len(stage.x), len(stage.y)]
+        for pair in (stage.lifts, stage.centres):
+            assert [len(z) for z in pair] == [len(stage.x), len(stage.y)]
 
 
 def test_a_trial_with_labels_leaves_unknown_rows_out():
@@ -101,11 +101,12 @@ def test_a_trial_with_labels_leaves_unknown_rows_out():
     assert (stage.c.sum(axis=1) == 1).all()
 
 
-@given(seed=st.integers(0, 100), n_labels=st.integers(1, 5))
-def test_variance_is_that_within_labels(seed, n_labels):
-    rng = np.random.default_rng(seed)
-    codes = np.arange(50) % n_labels
-    x, lift = rng.normal(size=(50, 3)), np.eye(n_labels)[codes]
-    far = x + 1e3 * rng.normal(size=(n_labels, 3))[codes]
-    wanted = sum(len(x[codes == k]) * x[codes == k].var(axis=0) for k in range(n_labels)) / 50
-    np.testing.assert_allclose(variance(far, lift), wanted, rtol=1e-8)
+def test_labels_are_compared_in_one_proportion_and_each_around_its_mean():
+    rng, means = np.random.default_rng(0), np.array([[0.0, 0.0], [1e3, 5.0]])
+    codes = [np.repeat([0, 1], sizes) for sizes in ((900, 100), (200, 800))]
+    x, y = (means[k] + rng.normal(size=(1000, 2)) * np.array([1.0, 5.0])[k, None] for k in codes)
+    task = Task.of(x, y, *codes)
+    (stage,) = trials(task, task, rng)
+    assert stage.c.sum(axis=0).tolist() == [200, 100] == np.bincount((stage.lifts[1][:, 1] > 0).astype(int)).tolist()
+    np.testing.assert_allclose(stage.squares.mean(axis=0) * task.frame.scale**2, (2 + 25) / 3, rtol=0.1)
+    np.testing.assert_allclose(task.frame.to_data(stage.centres[0]), means[stage.c[:, 1].astype(int)], atol=1.0)
