@@ -173,7 +173,7 @@ def look_at(task: Task) -> bool:
     )
     square = np.mean([x.var(axis=0, dtype=np.float64) for _, x in given], axis=0)
     found = [_far_rows(name, x) for name, x in given]
-    found += [_narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]
+    found += [_far_labels(task) or _narrow_features(" and ".join(name for name, _ in given), np.sqrt(square), task)]
     for text in filter(None, found):
         _checks.warn(text)
     return any(found)
@@ -190,6 +190,19 @@ def _far_rows(name: str, x: np.ndarray) -> str:
     return (
         f"{name} has {len(far)} of {len(x)} rows far from all others, with {share:.1%} of its variance: rows {shown}. "
         "The unit of length, the blur and the field are theirs; the others are one point to it. Drop or clip them."
+    )
+
+
+def _far_labels(task: Task) -> str:
+    x, codes = task.target.x, task.target.known
+    if x is None or codes is None or codes.ndim > 1:
+        return ""
+    width = float(np.sqrt(trials.variance(x, codes[:, None]).sum() / (trials.variance(x).sum() or 1.0)))
+    if not 0.0 < width < _NARROW:
+        return ""
+    return (
+        f"X_tgt has labels far from each other: each is {width:.2g} as wide as all together, and would be lost "
+        "in the error of the field. Fit each label by itself, or take the mean of each label off and add it again."
     )
 
 

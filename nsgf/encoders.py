@@ -222,9 +222,16 @@ def _each(encoder: Any) -> tuple[Any, ...]:
 
 
 def _try(e: Any, x: np.ndarray) -> None:
-    back = np.asarray(e.inverse_transform(_rows(e.transform(x), len(x))), dtype=np.float64)
+    z = _rows(e.transform(x), len(x))
+    back = np.asarray(e.inverse_transform(z), dtype=np.float64)
     if back.shape != x.shape or not np.isfinite(back).all():
         raise ValueError(f"its inverse_transform gives shape {back.shape} in place of {x.shape}, or numbers not finite")
+    off, width = (float(np.sqrt(np.mean(d**2))) for d in (_rows(e.transform(back), len(x)) - z, z - z.mean(axis=0)))
+    if off > max(width, 1e-9 * float(np.abs(z).max())):  # though it need not keep all of x, as PCA does not
+        raise ValueError(
+            f"what it decodes is encoded as other points, {off:.2g} off at a deviation of {width:.2g}: its "
+            "inverse_transform is no inverse. Give one, as in FunctionTransformer(np.log1p, np.expm1)"
+        )
 
 
 def _rows(z: Any, n: int) -> np.ndarray:

@@ -118,3 +118,13 @@ def test_a_row_far_from_all_others_is_named(far, side):
     task = Task.of(*clouds.values())
     with pytest.warns(UserWarning, match=f"{side} has 1 of .* rows {len(clouds[side]) - 1}. .* Drop or clip"):
         assert diagnostics.look_at(task)
+
+
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_labels_far_from_each_other_are_named(n_labels):
+    labels = np.arange(len(Y)) % n_labels
+    for far, is_far in ((10.0, False), (1e4, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert diagnostics.look_at(Task.of(None, Y + far * labels[:, None], y_tgt=labels)) == is_far
+        assert ["Fit each label by itself" in str(w.message) for w in caught] == [True] * is_far

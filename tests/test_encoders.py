@@ -116,6 +116,7 @@ def test_a_network_sees_images_unless_an_encoder_has_changed_their_width():
         (preprocessing.Normalizer(), "it has no inverse_transform"),
         ((preprocessing.StandardScaler(),), "or a pair"),
         (Lossy(), r"does not serve here: its inverse_transform gives shape \(2, 1\)"),
+        (preprocessing.FunctionTransformer(np.exp), "inverse_transform is no inverse. Give one"),
         (decomposition.PCA(50), "does not serve here: n_components=50"),
         ((decomposition.PCA(1), decomposition.PCA(2)), "encoder: X_src has 1 features but X_tgt has 2"),
         (preprocessing.FunctionTransformer(np.log, np.exp), "does not serve here"),
