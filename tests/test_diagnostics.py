@@ -223,3 +223,13 @@ def test_what_is_not_finite_is_told_and_not_lost():
     x, none = np.zeros((30, 2)), np.zeros((30, 0))
     figures = diagnostics.law(x * np.nan, Trial(x, None, x, (x, x), x + 1.0, (none, none)))
     assert set(diagnostics.symptoms(figures)) == set(figures)
+
+
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_labels_far_from_each_other_are_named(n_labels):
+    labels = np.arange(len(Y)) % n_labels
+    for far, is_far in ((10.0, False), (1e4, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert diagnostics.look_at(Task.of(None, Y + far * labels[:, None], y_tgt=labels)) == is_far
+        assert ["Fit each label by itself" in str(w.message) for w in caught] == [True] * is_far
