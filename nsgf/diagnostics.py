@@ -32,7 +32,8 @@ _SURE, _DISCREPANCY = 0.01, 0.01  # level of the two-sample test, and the least 
 _PART = 0.1  # of the rows: modes of more are seen by themselves
 _WIDTHS = ("width", "least_width", "greatest_width")
 _OF_LAW = ("mmd2", "mmd2_noise", "p_value", "width_noise", "misfits", *_WIDTHS)
-_GAP, _SPREADS = 0.5, 0.35  # gaps between velocities that point to a cause, and what two halves may differ by
+_GAP = 0.5  # gaps between velocities that point to a cause
+_ROWS, _SPREADS = 200, 0.35  # rows that are few where their halves differ by so many spreads
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
 
@@ -280,7 +281,7 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
         found["misfits"] = f"features are from {least:.2g} to {greatest:.2g} times as wide as the target's"
     if law_is_other:
         found["mmd2"] = f"what is made has another law than the target, p = {figures['p_value']:.2g}"
-    if not figures.get("held_out", 1) and figures.get("minibatch_error", 0.0) > _SPREADS:
+    if figures.get("rows", _ROWS) < _ROWS and figures.get("minibatch_error", 0.0) > _SPREADS:
         found["minibatch_error"] = (
             "two halves of the samples disagree by so much of their spread, so new rows will go wrong"
         )
@@ -292,10 +293,10 @@ def remedy(figures: dict[str, Any]) -> str:
     regression, minibatch = figures.get("regression_gap", 0.0), figures.get("minibatch_gap", 0.0)
     if not regression <= max(_GAP, minibatch):
         return "The field is far from velocities that it was not trained on: raise max_iter or n_batches."
-    if minibatch > _GAP and figures.get("held_out", 1):
-        return "Two minibatches disagree, so the flow is that of small samples: raise batch_size or blur."
-    if not figures.get("held_out", 1):
+    if figures.get("rows", _ROWS) < _ROWS:
         return "There are too few rows: give more, or raise blur."
+    if minibatch > _GAP:
+        return "Two minibatches disagree, so the flow is that of small samples: raise batch_size or blur."
     return "The flow itself stops there: raise n_steps or step_size, or lower blur; of mixed units, see encoder."
 
 

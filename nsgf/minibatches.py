@@ -116,9 +116,11 @@ class Side(NamedTuple):
         """Return n, or how many rows there are where those are fewer."""
         return n if self.x is None else min(n, len(self.x))
 
-    def up_to(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n points, or all rows in some order where those are fewer."""
-        return self.draw(self.most(n), rng)
+    def deal(self, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Yield n points at a time, or all rows where those are fewer; every row comes up before any does again."""
+        if self.x is None:
+            return (self.draw(n, rng) for _ in itertools.repeat(None))
+        return (self.rows[i] for i in deal(len(self.x), self.most(n), rng))
 
     @property
     def codes(self) -> np.ndarray:
@@ -150,17 +152,36 @@ class Side(NamedTuple):
             kinds.check_codes(self.known, len(self.rows))
 
 
+def deal(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield `size` of n indices at a time, none twice at once; every one comes up before any does again.
+
+    Examples
+    --------
+    >>> [i.tolist() for i in itertools.islice(deal(3, 2, np.random.default_rng(0)), 3)]
+    [[2, 0], [1, 2], [0, 1]]
+    """
+    deck = np.empty(0, int)
+    while True:
+        if len(deck) < size:
+            fresh = rng.permutation(n)
+            is_left = np.isin(fresh, deck)
+            deck = np.concatenate([deck, fresh[~is_left], fresh[is_left]])
+        yield deck[:size]
+        deck = deck[size:]
+
+
 def plain(source: Side, target: Side, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield one problem at a time."""
-    while True:
-        yield [Problem(source.up_to(n, rng), target.up_to(n, rng))]
+    for x, y in zip(source.deal(n, rng), target.deal(n, rng), strict=False):
+        yield [Problem(x, y)]
 
 
 def course(snapshots: Sequence[np.ndarray], times: Sequence[float], n: int, rng: np.random.Generator) -> Minibatches:
     """Yield a problem between each snapshot and the next; `times` are those of the snapshots, from 0 to 1."""
-    sides, spans = [Side(x) for x in snapshots], list(itertools.pairwise(times))
+    spans, sides = list(itertools.pairwise(times)), [Side(x) for x in snapshots]
+    ends = [(x.deal(n, rng), y.deal(n, rng)) for x, y in itertools.pairwise(sides)]
     while True:
-        yield [Problem(sides[j].up_to(n, rng), sides[j + 1].up_to(n, rng), span=span) for j, span in enumerate(spans)]
+        yield [Problem(next(x), next(y), span=span) for (x, y), span in zip(ends, spans, strict=True)]
 
 
 def with_dropped(
@@ -187,8 +208,9 @@ def labelled(source: Side, target: Side, kinds: Conditions, n: int, rng: np.rand
         xs = {k: source.of_code(k) for k in codes}
         sizes = {k: xs[k].most(size) for k, size in _shares(n, source.known, codes).items()}
     m, c = _shares(n, target.codes, codes), {k: kinds.columns(np.full(sizes[k], k)) for k in codes}
+    ends = {k: (xs[k].deal(sizes[k], rng), ys[k].deal(m[k], rng)) for k in codes}
     while True:
-        yield [Problem(xs[k].draw(sizes[k], rng), ys[k].up_to(m[k], rng), c[k], label=k) for k in codes]
+        yield [Problem(next(x), next(y), c[k], label=k) for k, (x, y) in ends.items()]
 
 
 def partly_labelled(
@@ -207,8 +229,11 @@ def partly_labelled(
     on the other side of the minibatch is left out.
     """
     blur = pick_blur(blur, source.rows, target.rows)
-    while True:
-        (x, codes_x), (y, codes_y) = (_labelled_rows(side, n, rng) for side in (source, target))
+    dealt = (deal(len(side.rows), side.most(n), rng) for side in (source, target))
+    for drawn in zip(*dealt, strict=False):
+        (x, codes_x), (y, codes_y) = (
+            (side.rows[i], side.codes[i]) for side, i in zip((source, target), drawn, strict=True)
+        )
         found_x = _guessed(x, y, codes_x, codes_y, blur, solve, rng)
         found_y = _guessed(y, x, codes_y, codes_x, blur, solve, rng)
         common = sorted(set(found_x.tolist()) & set(found_y.tolist()))
@@ -229,14 +254,12 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
     known, y = target.codes, target.rows
     d, k = y.shape[1], known.shape[1]
     stretch, m = kinds.weight * (d / k) ** 0.5, target.most(n)
-    while True:
-        j = rng.choice(len(y), size=m, replace=False)
+    points = source.deal(m, rng) if source.known is None else deal(len(source.rows), source.most(n), rng)
+    for drawn, j in zip(points, deal(len(y), m, rng), strict=False):
         if source.known is None:
-            x = source.draw(m, rng)
-            c = rng.permutation(known[j])
+            x, c = drawn, rng.permutation(known[j])[: len(drawn)]
         else:
-            i = rng.choice(len(source.rows), size=source.most(n), replace=False)
-            x, c = source.rows[i], source.known[i]
+            x, c = source.rows[drawn], source.known[drawn]
         yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * known[j]), kinds.columns(c), n_fixed=k)]
 
 
@@ -247,15 +270,16 @@ def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Ge
     mean = vstack([r_x, r_y]).mean(axis=0)  # (k,)
     stretch = pairs.weight * y.shape[1] ** 0.5
     free_x, free_y = (np.setdiff1d(np.arange(len(z)), p) for z, p in ((x, rows[:, 0]), (y, rows[:, 1])))
-    n_pairs = min(len(rows), max(1, round(n * len(rows) / len(x))))
+    known = deal(len(rows), min(len(rows), max(1, round(n * len(rows) / len(x)))), rng)
+    dealt = [deal(len(free), min(n, len(free)), rng) for free in (free_x, free_y)]
     while True:
         problems = []
         if len(free_x) and len(free_y):
-            i, j = (rng.choice(free, size=min(n, len(free)), replace=False) for free in (free_x, free_y))
+            i, j = (free[next(rows)] for free, rows in zip((free_x, free_y), dealt, strict=True))
             near = np.union1d(r_x[i].indices, r_y[j].indices)  # pairs that no row is near are left out
             places_x, places_y = (stretch * (r[:, near].toarray() - mean[near]) for r in (r_x[i], r_y[j]))
             problems.append(Problem(_lift(x[i], places_x), _lift(y[j], places_y), n_fixed=len(near)))
-        for i, j in rows[rng.choice(len(rows), size=n_pairs, replace=False)]:
+        for i, j in rows[next(known)]:
             problems.append(Problem(x[[i]], y[[j]]))
         yield problems
 
@@ -298,12 +322,6 @@ def _lift(x: np.ndarray, c: np.ndarray) -> np.ndarray:
 def _shares(n: int, labels: np.ndarray, codes: Sequence[int]) -> dict[int, int]:
     """Return how many of `n` rows each label has, in proportion and at least one."""
     return {k: max(1, round(n * float(np.mean(labels == k)))) for k in codes}
-
-
-def _labelled_rows(side: Side, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and their codes."""
-    i = rng.choice(len(side.rows), size=side.most(n), replace=False)
-    return side.rows[i], side.codes[i]
 
 
 def _guessed(

@@ -45,7 +45,7 @@ class Training:
         from them the network learns the field without conditions, which guidance needs.
     held_out : float
         Rows of each sample that are kept for the report and not learnt from, as a fraction, at most 1024. Where that is
-        fewer than 20, none are, and the report says so.
+        fewer than 100, none are, and the report says so.
     refill_every : int
         Steps between two new minibatch flows, each of which replaces the oldest in the pool; 0 for a fixed pool.
     pool_bytes : int or None

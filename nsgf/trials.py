@@ -9,7 +9,7 @@ from nsgf.conditions import UNKNOWN, Classes, Conditions
 from nsgf.minibatches import Side
 from nsgf.task import Task
 
-_FEW, _MOST = 20, 1024  # rows held out: fewer would tell nothing, more would tell no more
+_FEW, _MOST = 100, 1024  # rows held out: fewer would tell little and cost much, more would tell no more
 _LEAST = 2  # rows that can be compared
 _SCARCE = 4  # rows of a label below which a sample is not halved
 

@@ -33,6 +33,7 @@ def test_a_report_holds_gaps_of_velocities_and_figures_of_laws(flow):
     assert report.keys() == {
         *("max_error", "converged", "minibatch_gap", "minibatch_error", "regression_gap"),
         *(
+            "rows",
             "held_out",
             "mmd2",
             "mmd2_noise",
@@ -47,7 +48,7 @@ def test_a_report_holds_gaps_of_velocities_and_figures_of_laws(flow):
     assert 0 < report["regression_gap"] < 0.5
     assert report["converged"]
     assert report["max_error"] <= 1e-1  # velocities far below the blur included
-    assert report["held_out"] == 40
+    assert (report["rows"], report["held_out"]) == (400, 0)
     assert report["least_width"] <= report["width"] <= report["greatest_width"]
 
 

@@ -1,5 +1,7 @@
 """Minibatches: which particles are matched to which targets."""
 
+import itertools
+
 import numpy as np
 import pytest
 from common import labelled_sample, nearest_centre
@@ -168,7 +170,16 @@ def test_dropped_conditions_make_a_further_problem():
 
 def test_a_side_draws_each_row_once_while_they_last():
     side, rng = Side(np.arange(10.0)[:, None]), np.random.default_rng(0)
-    assert sorted(side.up_to(20, rng)[:, 0]) == sorted(side.draw(10, rng)[:, 0]) == list(range(10))
+    assert sorted(next(side.deal(20, rng))[:, 0]) == sorted(side.draw(10, rng)[:, 0]) == list(range(10))
     assert (side.most(7), side.most(20), Side(scale=np.ones(1)).most(20)) == (7, 10, 20)
     with pytest.raises(ValueError, match="noise has no rows"):
         Side(scale=np.ones(1)).of_code(0)
+
+
+@given(n=st.integers(1, 12), part=st.floats(0.05, 1.0))
+def test_every_row_comes_up_before_any_does_again(n, part):
+    size = max(1, int(part * n))
+    dealt = list(itertools.islice(minibatches.deal(n, size, np.random.default_rng(0)), 3 * n))
+    assert all(len(set(i.tolist())) == size for i in dealt)
+    times = np.bincount(np.concatenate(dealt), minlength=n)
+    assert times.max() - times.min() <= 1

@@ -190,7 +190,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         seen, unseen, n = trials.held_out(task, habits.held_out, rng)
         new = copy.copy(self)
         new.__dict__.update(_task=kept, _learnt=self._learn(seen, rng), _sampler=stream)
-        new.report_.update(held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
+        new.report_.update(rows=min(task.sizes), held_out=n, **new._tried(trials.trials(unseen, task, rng)))  # noqa: SLF001  its own
         return new
 
     def _tried(self, stages: Sequence[Trial]) -> dict[str, float]:
