@@ -80,7 +80,7 @@ class Codec(NamedTuple):
             raise ValueError("encoder is a pair, but there are not two samples (noise, a time course): give one.")
         parts = given if is_pair else [np.concatenate(given)]
         try:
-            codec = cls(tuple(clone(e, safe=False).fit(z) for e, z in zip(_each(encoder), parts, strict=True)))
+            codec = cls(tuple(clone(e, safe=False).fit(z, None) for e, z in zip(_each(encoder), parts, strict=True)))
             for e, z in zip(codec.each, parts, strict=True):
                 _try(e, z[:_TRIED])
         except Exception as error:
