@@ -100,7 +100,7 @@ def test_an_encoder_that_is_trained_already_stays_as_it_is(tmp_path):
     x, y = in_space()
     trained = preprocessing.StandardScaler().fit(100.0 * y)
     model = NSGF(**QUICK, encoder=FrozenEstimator(trained)).fit(x, y)
-    np.testing.assert_array_equal(model._task.codec.encoded(y, -1), trained.transform(y))
+    np.testing.assert_allclose(model.shift_, trained.transform(y).mean(axis=0), rtol=1e-9)
     model.save(path := tmp_path / "model.safetensors")
     np.testing.assert_array_equal(nsgf.load(path, encoder=trained).transform(x), model.transform(x))
 
