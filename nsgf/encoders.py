@@ -83,7 +83,7 @@ class Codec(NamedTuple):
         parts = given if is_pair else [np.concatenate(given)]
         try:
             with np.errstate(divide="ignore", invalid="ignore"):  # of samples without variance; what is NaN is found
-                fitted = (clone(e, safe=False).fit(z.copy()) for e, z in zip(_each(encoder), parts, strict=True))
+                fitted = (clone(e, safe=False).fit(z.copy(), None) for e, z in zip(_each(encoder), parts, strict=True))
                 codec = cls(tuple(fitted))
                 for e, z in zip(codec.each, parts, strict=True):
                     _try(e, z[:_TRIED])

@@ -9,6 +9,7 @@ import scipy.sparse
 from common import BARELY, QUICK, ignore_report, samples
 from sklearn import decomposition, pipeline, preprocessing
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.frozen import FrozenEstimator
 from tolerances import FLOAT32
 
 import nsgf
@@ -94,6 +95,15 @@ def test_an_encoder_is_cloned_and_its_parameters_can_be_searched():
     model = NSGF(**BARELY, encoder=encoder).fit(*in_space(60))
     assert not hasattr(encoder, "components_")
     assert clone(model).encoder is not encoder
+
+
+def test_an_encoder_that_is_trained_already_stays_as_it_is(tmp_path):
+    x, y = in_space()
+    trained = preprocessing.StandardScaler().fit(100.0 * y)
+    model = NSGF(**QUICK, encoder=FrozenEstimator(trained)).fit(x, y)
+    np.testing.assert_allclose(model.shift_, trained.transform(y).mean(axis=0), rtol=1e-9)
+    model.save(path := tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(nsgf.load(path, encoder=trained).transform(x), model.transform(x))
 
 
 @ignore_report

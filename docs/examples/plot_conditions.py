@@ -7,16 +7,12 @@ sees the label as one more input. A time course goes to `fit` as snapshots with 
 can be asked for.
 """
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from nsgf import NSGF, plots
-
-warnings.filterwarnings("ignore", "report_")  # 64 pixels and 130 images a digit: minibatches disagree
 
 # %%
 # Digits on demand

@@ -14,8 +14,6 @@ modalities are the upper five rows and the lower three rows of handwritten digit
 #
 # Transport needs one space. `NSGF` says so, and what to do.
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
@@ -69,7 +67,6 @@ class Rotation(TransformerMixin, BaseEstimator):
 width = 16
 encoder, decoder = PCA(width, whiten=True, random_state=0), PCA(width, whiten=True, random_state=0).fit(X_tgt)
 model = make_pipeline(encoder, Rotation(pairs), NSGF(batch_size=600, n_batches=5, max_iter=1000, random_state=0))
-warnings.filterwarnings("ignore", "report_")  # half a digit does not tell the other: no field foretells it closely
 model.fit(X_src, decoder.transform(X_tgt), nsgf__pairs=pairs)
 
 # %%
