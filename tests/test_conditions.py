@@ -251,3 +251,11 @@ def test_rows_of_labels_stay_what_they_were():
     said = Labels([("a", 1), 1, "1", None])
     assert said.shape == (4,)
     assert list(said[np.array([2, 1, 0])].values) == ["1", 1, ("a", 1)]
+
+
+def test_numbers_out_of_the_range_of_squares_or_of_float32_are_refused():
+    with pytest.raises(ValueError, match="y has values up to .*, whose squares overflow. Give them in a larger unit"):
+        describe(1e200 * np.arange(4.0)[:, None], "y")
+    kinds = describe(np.arange(4.0)[:, None], "y")
+    with pytest.raises(ValueError, match="y lies up to .* deviations from the conditions of the fit"):
+        kinds.codes(np.full((2, 1), 1e100), "y", 2)
