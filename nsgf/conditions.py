@@ -18,6 +18,7 @@ from nsgf import _checks, _io
 from nsgf._arrays import to_numpy
 
 UNKNOWN = -1  # the code of a label that is not known
+_FARTHEST = 1e18  # in deviations: squares of it are within float32
 WEIGHT = 4.0  # of conditions that come without one
 _LARGEST = 1e150  # of continuous conditions: squares stay below 1e308
 
@@ -288,7 +289,13 @@ class Moments(Conditions):
                 f"array of shape ({n}, {k})."
             )
         values = np.repeat(values, n, axis=0) if is_one_for_all and len(values) == 1 else values
-        return (_of_length(values, n, name) - self.shift) / self.scale
+        with np.errstate(over="ignore"):
+            codes: np.ndarray = (_of_length(values, n, name) - self.shift) / self.scale
+        if (largest := np.abs(codes).max(initial=0.0)) > _FARTHEST:
+            raise ValueError(
+                f"{name} lies up to {largest:.2g} deviations from the conditions of the fit. Give it in their unit."
+            )
+        return codes
 
     def columns(self, codes: np.ndarray) -> np.ndarray:
         """Return a 1 and the standardised conditions, float32 (n, n_columns)."""
@@ -464,10 +471,10 @@ def _numbers(y: Any, name: str, k: int = 1) -> np.ndarray:
         values = values.reshape((1, -1) if k > 1 or values.ndim == 0 else (-1, 1))
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} has shape {values.shape}; give continuous conditions as (n, k).")
-    if not (np.abs(values) < _LARGEST).all():
-        raise ValueError(
-            f"{name} contains NaN or infinite values, or some beyond {_LARGEST:g}. Impute or drop them first."
-        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} contains NaN or infinite values. Impute them, or drop those rows first.")
+    if (largest := np.abs(values).max(initial=0.0)) > _LARGEST:
+        raise ValueError(f"{name} has values up to {largest:.3g}, whose squares overflow. Give them in a larger unit.")
     return values
 
 

@@ -136,10 +136,11 @@ def rows(X: ArrayLike, name: str, least: int = 2) -> np.ndarray:
     frame = as_numbers(X, name) if hasattr(X, "columns") else None
     try:
         plain = _flat(to_numpy(X)) if frame is None else frame
-        if not hasattr(plain, "shape") or plain.shape == ():
+        shape = getattr(plain, "shape", None if hasattr(plain, "__array__") else ())
+        if shape == ():
             raise TypeError(f"expected rows (n, d), got a {type(X).__name__}. Give an array or a data frame.")
-        if plain.shape[1:] == (0,):
-            raise ValueError(f"0 feature(s) (shape={plain.shape}) while a minimum of 1 is required. Give some columns.")
+        if shape and shape[1:] == (0,):
+            raise ValueError(f"0 feature(s) (shape={shape}) while a minimum of 1 is required. Give some columns.")
         if has_dates(X) or str(getattr(plain, "dtype", "")).startswith(("datetime", "timedelta")):
             raise ValueError("dates are no features. Give days since the first, (t - t_0) / np.timedelta64(1, 'D').")
         if len(getattr(plain, "shape", (0, 0))) == 1:

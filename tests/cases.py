@@ -905,6 +905,8 @@ class Hang(BaseException):
 
 def print_of(value):
     """Return what an argument holds, so that a change is seen."""
+    if value is np.ma.masked:  # which its own print would change
+        return ""
     if isinstance(value, list | tuple):
         return [print_of(v) for v in value]
     if isinstance(value, np.ndarray):
@@ -962,7 +964,7 @@ def complaint_of_error(error):
         return f"{where}: raw: {str(error)[:100]}"
     text = str(error)
     if (
-        len(text) < 30
+        len(text) < 25
         or not re.search(NAMES, text)
         or not (text.rstrip().endswith((".", ")", "`")) or "Please" in text or "\n" in text)
     ):

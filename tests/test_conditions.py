@@ -268,3 +268,11 @@ def test_one_time_stamp_is_a_label_for_all():
     stamps = [pd.Timestamp(day, tz="Europe/Paris") for day in ("2024-01-01", "2024-01-02")]
     kinds = describe(stamps, "y")
     np.testing.assert_array_equal(kinds.codes(stamps[1], "y", 2, is_one_for_all=True), [1, 1])
+
+
+def test_numbers_out_of_the_range_of_squares_or_of_float32_are_refused():
+    with pytest.raises(ValueError, match="y has values up to .*, whose squares overflow. Give them in a larger unit"):
+        describe(1e200 * np.arange(4.0)[:, None], "y")
+    kinds = describe(np.arange(4.0)[:, None], "y")
+    with pytest.raises(ValueError, match="y lies up to .* deviations from the conditions of the fit"):
+        kinds.codes(np.full((2, 1), 1e100), "y", 2)
