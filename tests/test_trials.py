@@ -38,8 +38,8 @@ def as_set(x):
 
 @every_task
 def test_no_row_is_both_learnt_from_and_held_out_and_none_is_lost(task):
-    seen, unseen, n = held_out(task, 0.1, np.random.default_rng(0))
-    assert n == min(unseen.sizes) == min(int(0.1 * len(x)) for x in clouds(unseen) for x in clouds(task)[:2]) or n >= 38
+    seen, unseen, n = held_out(task, 0.3, np.random.default_rng(0))
+    assert 100 <= n == min(unseen.sizes) <= 0.3 * min(task.sizes)
     for whole, one, other in zip(clouds(task), clouds(seen), clouds(unseen), strict=True):
         assert as_set(one) | as_set(other) == as_set(whole)
         assert not as_set(one) & as_set(other)
@@ -47,7 +47,7 @@ def test_no_row_is_both_learnt_from_and_held_out_and_none_is_lost(task):
 
 def test_rows_of_pairs_are_learnt_from_and_keep_their_partners():
     task = TASKS["pairs"]
-    seen, unseen, _ = held_out(task, 0.1, np.random.default_rng(0))
+    seen, unseen, _ = held_out(task, 0.3, np.random.default_rng(0))
     for (i, j), (k, m) in zip(np.asarray(task.pairs.rows), np.asarray(seen.pairs.rows), strict=True):
         np.testing.assert_array_equal(seen.source.rows[k], task.source.rows[i])
         np.testing.assert_array_equal(seen.target.rows[m], task.target.rows[j])
@@ -56,12 +56,12 @@ def test_rows_of_pairs_are_learnt_from_and_keep_their_partners():
 
 def test_every_label_is_held_out_in_proportion():
     task = TASKS["labels"]
-    _, unseen, _ = held_out(task, 0.25, np.random.default_rng(0))
-    wanted = np.bincount(task.target.codes) // 4
+    _, unseen, _ = held_out(task, 0.5, np.random.default_rng(0))
+    wanted = np.bincount(task.target.codes) // 2
     np.testing.assert_array_equal(np.bincount(unseen.target.codes), wanted)
 
 
-@pytest.mark.parametrize(("n", "fraction"), [(190, 0.1), (1000, 0.0), (100, 0.1)])
+@pytest.mark.parametrize(("n", "fraction"), [(990, 0.1), (2000, 0.0), (199, 0.5)])
 def test_where_too_few_rows_would_be_held_out_none_are(n, fraction):
     task = Task.of(*samples(n))
     assert held_out(task, fraction, np.random.default_rng(0)) == (task, task, 0)
@@ -83,7 +83,7 @@ def test_halves_have_no_row_in_common():
 
 @every_task
 def test_a_trial_has_what_a_model_needs(task):
-    _, unseen, _ = held_out(task, 0.1, np.random.default_rng(0))
+    _, unseen, _ = held_out(task, 0.3, np.random.default_rng(0))
     stages = trials(unseen, task, np.random.default_rng(0))
     assert [stage.span for stage in stages] == ([(0.0, 0.5), (0.5, 1.0)] if task.times else [(0.0, 1.0)])
     for stage in stages:
