@@ -10,6 +10,7 @@ import sklearn
 from common import BARELY, labelled_sample, samples
 from leaves import MeanFlow
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from tolerances import FLOAT64, NETWORK
 
 from nsgf import NSGF, Sinkhorn, metrics, sinkhorn_flow, spread
@@ -180,3 +181,13 @@ def test_frames_with_other_columns_or_another_order_are_refused(library):
     ):
         with pytest.raises(ValueError, match="have different columns, or another order|feature names should match"):
             model.score(source, target)
+
+
+@pytest.mark.slow
+def test_a_search_over_the_blur_finds_the_one_that_sees_the_modes():
+    rng = np.random.default_rng(1)
+    centres = np.array([[3, 0], [-3, 0], [0, 3], [0, -3.0]])
+    y = centres[rng.integers(4, size=800)] + 0.2 * rng.normal(size=(800, 2))
+    model = NSGF(max_iter=400, n_batches=4, batch_size=128, random_state=0)
+    search = GridSearchCV(model, {"blur": [0.4, 2.0, 10.0, 1e5]}, cv=2, refit=False)
+    assert search.fit(rng.normal(size=(800, 2)), y).best_params_ == {"blur": 0.4}
