@@ -54,7 +54,7 @@ def minibatch_gap(first: Iterable[tuple[Array, Velocity]], second: Iterable[tupl
     2.0
     """
     difference, size = _squares(first, second)
-    return (difference / size) ** 0.5 if size else 0.0
+    return float((difference / size) ** 0.5) if size else 0.0
 
 
 def _squares(
