@@ -73,7 +73,7 @@ def _squares(
 
 
 def held_out_gap(held_out: Iterable[tuple[Problem, Steps]]) -> tuple[float, float]:
-    """Return the minibatch gap of flows that were held out, and the mean |v₁ − v₂| of a coordinate that it stands for.
+    """Return the minibatch gap of flows that were held out, and the mean difference of a coordinate that it is made of.
 
     Of one span and label, each time, the first two are compared.
     """

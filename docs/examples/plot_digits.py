@@ -68,8 +68,8 @@ for name, images in candidates.items():
     print(f"{name}: W2 {metrics.wasserstein(images, unseen):.1f}, MMD {metrics.mmd(images, unseen):.3f}")
 
 # %%
-# In W₂ the images come nearly all the way from noise to the floor. In MMD they are no nearer to the digits than the
-# noise was: that noise has the mean and standard deviation of every pixel right, while blends have too little contrast,
-# and at the default kernel lengths the MMD sees that first. One number alone would have hidden it.
+# In W₂ the images come nearly all the way from noise to the floor. In MMD they are hardly nearer to the digits than
+# the noise was: that noise has the mean and standard deviation of every pixel right, while blends have too little
+# contrast, and at the default kernel lengths the MMD sees that first. One number alone would have hidden it.
 
 plt.show()

@@ -122,8 +122,8 @@ for ax, title in zip(axes[0], ("a photograph", "the encoders alone", "its palett
 
 # %%
 # The encoders alone lay a straight gradient over the square, with colours that no pixel has. Five steps later the
-# flower's orange has about the quarter of it that it has in the photograph. A seam of browns is left between orange and
-# green, where the photograph has no colours at all: a field is smooth, and cannot tear the square.
+# flower's reds have nearly as much room as in the photograph. A seam of browns is left between orange and green, where
+# the photograph has no colours at all: a field is smooth, and cannot tear the square.
 #
 # The floor is again real against real. Two components cannot hold three colours; what that costs shows in the real
 # pixels that were sent through the encoder and back.

@@ -70,18 +70,18 @@ class NSGF(BaseFlow):
         The learnt field, on the CPU; it lives in centred data divided by ``scale_``.
     blur_ : float
         The blur used, in the units of the data.
-    shift_, scale_ : array of shape (d,) and float
-        Origin and unit of length of the field: the target's mean, and the root-mean-square deviation of a feature in
-        both samples.
+    source_shift_, shift_, scale_ : arrays of shape (d,) and float
+        Where the field has its origin at the start and at the end, the means of the source and of the target; and its
+        unit of length, the root-mean-square deviation of a feature in both samples.
     history_ : dict
         ``"loss"`` (an array, one value an optimisation step), ``"pool_seconds"``, ``"train_seconds"``, and
         ``"validation"`` (an array of steps and distances to held-out velocities, where `training` asks for them). The
         seconds are those of the last call of `fit`.
     report_ : dict
-        ``"regression_gap"``: distance of the field to held-out velocities; ``"minibatch_gap"``: distance of two
-        independent minibatches' velocities; both root-mean-square, relative to the velocities. The first cannot fall
-        below about 0.7 times the second, which is the noise of the minibatches. ``"max_error"`` and ``"converged"``:
-        the largest error of a velocity in the pool, and whether all converged.
+        Is what is made of held-out rows like held-out rows of the target? ``"mmd2"`` with its noise and p-value, and
+        the widths, say so; ``"regression_gap"``, distance of the field to held-out velocities, and ``"minibatch_gap"``,
+        that of two independent minibatches' velocities, say why not. ``"max_error"`` and ``"converged"``: the largest
+        error of a velocity in the pool, and whether all converged. The guide, "Reading the report", has all of them.
     n_iter_ : int
         Optimisation steps done: `max_iter`, unless Ctrl-C or `training.patience` ended the training.
     n_steps_, flow_time_ : int and float
