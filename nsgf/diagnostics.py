@@ -28,12 +28,12 @@ _NARROW, _LOST = 1e-2, 1e-3  # of the widest feature: narrower ones are of the s
 _MANY = 0.2  # of the features: fewer of them that are narrow, as pixels at the edge, may be
 _MISFIT, _MISFITS, _ABSURD = 1.5, 0.5, 5.0  # factor between deviations of half of the features, and of any
 _WIDER, _CHANCE, _UNTOLD = 1.8, 3.0, 0.2  # factor of all features together; what is beyond chance, and all chance
-_SURE, _DISCREPANCY = 0.01, 0.01  # level of the two-sample test, and the least MMD² of account
+_SURE, _DISCREPANCY = 0.01, 0.015  # level of the two-sample test, and the least MMD² of account
 _PART = 0.1  # of the rows: modes of more are seen by themselves
 _WIDTHS = ("width", "least_width", "greatest_width")
 _OF_LAW = ("mmd2", "mmd2_noise", "p_value", "width_noise", "misfits", *_WIDTHS)
 _GAP = 0.5  # gaps between velocities that point to a cause
-_ROWS, _SPREADS = 200, 0.35  # rows that are few where their halves differ by so many spreads
+_ROWS, _SPREADS = 200, 0.35  # few rows, and the spreads by which two minibatches differ too much
 
 __all__ = ["held_out_gap", "law", "look_at", "minibatch_gap", "remedy", "report", "symptoms", "warn", "worst"]
 
@@ -295,7 +295,7 @@ def remedy(figures: dict[str, Any]) -> str:
         return "The field is far from velocities that it was not trained on: raise max_iter or n_batches."
     if figures.get("rows", _ROWS) < _ROWS:
         return "There are too few rows: give more, or raise blur."
-    if minibatch > _GAP:
+    if minibatch > _GAP and figures.get("minibatch_error", np.inf) > _SPREADS:
         return "Two minibatches disagree, so the flow is that of small samples: raise batch_size or blur."
     return "The flow itself stops there: raise n_steps or step_size, or lower blur; of mixed units, see encoder."
 

@@ -98,6 +98,7 @@ LOUD = {
 LONG = QUICK | {"max_iter": 600, "batch_size": 256}
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of minibatches with a far row
 @pytest.mark.parametrize("case", LOUD.values(), ids=LOUD)
 def test_a_fit_that_went_wrong_says_so_and_its_remedy_helps(case):
     with pytest.warns(UserWarning, match=case.words):

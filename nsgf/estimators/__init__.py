@@ -43,7 +43,7 @@ def load(path: "str | os.PathLike[str]", *, network: nn.Module | None = None, en
     Examples
     --------
     >>> import tempfile, numpy as np, nsgf
-    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
     >>> model = nsgf.NSGF(max_iter=50, batch_size=50, n_batches=2, random_state=0).fit(x, x + 1.0)
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     model.save(f"{directory}/model.safetensors")
