@@ -43,6 +43,8 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
 }
 
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"nsgf {version}"
 html_show_sourcelink = False
