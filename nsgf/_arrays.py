@@ -167,6 +167,8 @@ def like(result: Array, X: Any) -> Array:
     if not is_cupy_array(X):
         X, result = np.asarray(X), to_numpy(result)
     xp = namespace(X)
+    if X.dtype.kind == "f" and X.dtype.itemsize < 4 and float(xp.max(xp.abs(result))) > float(xp.finfo(X.dtype).max):
+        raise ValueError(f"the result leaves the range of {X.dtype}, in which the samples came. Give them in float32.")
     return xp.asarray(result, dtype=X.dtype if X.dtype.kind == "f" else None)
 
 

@@ -465,3 +465,10 @@ def test_dates_in_a_column_of_a_frame_are_no_numbers(frame, value):
 def test_tensors_that_are_views_of_complex_ones_are_read():
     z = torch.complex(torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]))
     np.testing.assert_array_equal(to_numpy(z.conj().imag), [[-1.0], [-2.0]])
+
+
+def test_a_result_beyond_the_range_of_half_precision_is_an_error():
+    with pytest.raises(
+        ValueError, match="leaves the range of float16, in which the samples came. Give them in float32"
+    ):
+        sinkhorn_velocity(X.astype(np.float16), X + 1e6)

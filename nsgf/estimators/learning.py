@@ -52,7 +52,7 @@ def filled(
     """Fill the pool of a flow of `n_steps` steps, with straight lines where there is a Generator for them."""
     start, training, scale = time.perf_counter(), habits(model), task.frame.scale
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
-    blur, device = model.blur if isinstance(model.blur, str) else model.blur / scale, pick_device(model.device)
+    blur, device = model.blur if isinstance(model.blur, str) else float(model.blur) / scale, pick_device(model.device)
 
     def minibatches(task: Task) -> Endless:
         return Endless(partial(task.minibatches, int(model.batch_size), rng, blur, solve, training.condition_dropout))
