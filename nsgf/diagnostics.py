@@ -122,9 +122,10 @@ def law(made: np.ndarray, trial: Trial) -> dict[str, float]:
         ``"mmd2"``, ``"mmd2_noise"`` and ``"p_value"``: :func:`nsgf.metrics.two_sample_test` of the two, jointly with
         their conditions. ``"width"``: deviation of what is made, relative to that of the target; ``"width_noise"``: the
         deviation of its logarithm at equal laws; ``"least_width"`` and ``"greatest_width"``: the width of the feature
-        where it is least and greatest; ``"misfits"``: the fraction of the features where it is below ⅔ or above 1½, and more so than by chance.
-        With labels, rows are seen from the mean of their label in the target. Features that vary in few rows are left
-        out of the last three, and so are a few that are a hundred times narrower than the widest.
+        where it is least and greatest; ``"misfits"``: the fraction of the features where it is below ⅔ or above 1½,
+        and more so than by chance. With labels, rows are seen from the mean of their label in the target. Features
+        that vary in few rows are left out of the last three, and so are a few that are a hundred times narrower than
+        the widest.
 
     Examples
     --------
