@@ -23,6 +23,12 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infi
 compiled = functools.partial(njit, cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 
 
+def inner(work: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function that only compiled ones call."""
+    decorate = compiled(no_cpython_wrapper=True, **options)
+    return decorate if work is None else decorate(work)
+
+
 def exp(t: float) -> float:
     """Return e^t, of t within the range of normal numbers; in compiled loops without a call, and so vectorised."""
     return math.exp(t)

@@ -77,11 +77,14 @@ def most_unit(length: float) -> float:
     return 2.0 * length or math.inf
 
 
-def solve_cross(kernel: Kernel, h: Array, base: Array, tol: float, max_iter: int) -> Solution:
+def solve_cross(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
     """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
     reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
 
-    def solve(h: Array, max_iter: int, plain: float) -> Solution:
+    def solve(h: Array | None, max_iter: int, plain: float) -> Solution:
+        if _is_small(kernel):
+            return _solve_small(kernel, False, h, base, tol, max_iter, plain)
+        h = h if h is not None else start(kernel)
         kernel.absorb(h)
         return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
 
@@ -102,6 +105,8 @@ def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, m
 
     Without a `base`, errors of T are relative to the least unit, as far as the dtype resolves that.
     """
+    if _is_small(kernel):
+        return _solve_small(kernel, True, h, base, tol, max_iter)
     if h is None:  # which lies between 0 and −½ log a; half-way, the kernel serves every iterate
         middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
         kernel.absorb_both(middle)
@@ -111,7 +116,14 @@ def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, m
     return _solve(kernel, _own_residual, h, _Certificate(kernel, base, tol), max_iter)
 
 
-def start(x: Array, y: Array, a: Array, b: Array) -> Array:
+def start(kernel: Kernel) -> Array:
+    """Return a potential h (…, m) near the solution; zero where points are too far from each other."""
+    if kernel.wide:
+        return 0.0 * kernel.y[..., 0]
+    return _start(kernel.x, kernel.y, kernel.a, kernel.b)
+
+
+def _start(x: Array, y: Array, a: Array, b: Array) -> Array:
     """Return a potential h (…, m) near the solution: that of a subsample, extended by one softmin.
 
     Subsamples are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
@@ -249,7 +261,7 @@ def _iterates(
 
 def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
     """Return a potential φ (…, n) that is near enough to the solution to start from."""
-    h, kernel = start(x, y, a, b), Kernel(x, y, a, b)
+    h, kernel = _start(x, y, a, b), Kernel(x, y, a, b)
     kernel.absorb(h)
     for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
         if decrement is not None and float(decrement.max()) < _LOOSE:
@@ -264,6 +276,29 @@ def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certific
             break
     T_error, within = certificate.verdict(marginal)
     return Solution(h, kernel.potential(h), kernel.map(h), marginal, T_error, within, k)
+
+
+def _is_small(kernel: Kernel) -> bool:
+    return not kernel.wide and isinstance(kernel.x, np.ndarray) and max(kernel.x.shape[-2], kernel.y.shape[-2]) <= 1024
+
+
+def _solve_small(
+    kernel: Kernel, own: bool, h: Array | None, base: Array | None, tol: float, max_iter: int, plain: float = math.inf
+) -> Solution:
+    """Solve in compiled code, each problem of a stack by itself."""
+    from nsgf import small_problems as small
+
+    rounded = rounding(kernel.size, kernel.length, kernel.x.dtype)
+    n, d = kernel.x.shape[-2:]
+    every = max(1, n // max(64, min(512, _PROBE // d)))
+    least = least_unit(kernel.length)
+    if base is None:
+        least = max(least, 3.0 * rounded / tol)
+    base = kernel.x[..., :0, :] if base is None else base[..., ::every, :].astype(kernel.x.dtype)
+    h = np.full_like(kernel.half_y, np.nan) if h is None else h
+    limits = small.Limits(float(tol), int(max_iter), float(plain), _PATIENCE[8 * kernel.x.itemsize], float(rounded), float(least), float(most_unit(kernel.length)), every)
+    solved = small.solve(small.Problem(kernel.x, kernel.y, kernel.a, kernel.b, h, base), own, limits)
+    return Solution(*solved)
 
 
 class _Anderson:

@@ -474,9 +474,7 @@ def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, ba
     def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
         clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
         kernel = Kernel(*clouds, drop=_DROP * solver.tol)
-        if h is None:
-            h = 0.0 * clouds[1][..., 0] if kernel.wide else fixed_point.start(*clouds)
-        h = namespace(h).astype(h, dtype, copy=False)
+        h = None if h is None else namespace(h).astype(h, dtype, copy=False)
         return fixed_point.solve_cross(kernel, h, base, solver.tol, max_iter)
 
     h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
