@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
         spread as spread,
     )
     from nsgf.solvers import POT as POT, Potentials as Potentials, Sinkhorn as Sinkhorn, Solver as Solver
+    from nsgf.stacks import sinkhorn_velocities as sinkhorn_velocities
     from nsgf.training import Training as Training
 
 __version__ = "0.2.0.dev0"
@@ -38,6 +39,7 @@ _HOME = {
     "pool": ("TrajectoryPool",),
     "sinkhorn": ("Divergence", "Velocity", "sinkhorn_divergence", "sinkhorn_velocity", "spread"),
     "solvers": ("POT", "Potentials", "Sinkhorn", "Solver"),
+    "stacks": ("sinkhorn_velocities",),
     "training": ("Training",),
 }
 _MODULES = ("datasets", "diagnostics", "metrics", "networks", "ode", "plots")

@@ -17,10 +17,14 @@ from numba import njit, types
 from numba.extending import overload
 
 _LOG2_E, _LN2_HIGH = 1.0 / math.log(2.0), 0.693359375  # the latter times a small integer is exact in float32
-_LN2_LOW = math.log(2.0) - _LN2_HIGH
+_LN2_LOW = -2.121944400546905827679e-4  # ln 2 less the former
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinities are kept
+_EXACT = {"contract", "nsz"}  # what is taken away in two parts is not to be taken away in one
 
-compiled = functools.partial(njit, cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+
+def compiled(**options: Any) -> Any:
+    """Return the decorator that compiles a loop; where a function that it calls is edited, its cache is to be deleted."""
+    return njit(**{"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST, **options})
 
 
 def inner(work: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -39,7 +43,7 @@ def log(t: float) -> float:
     return math.log(t)
 
 
-@overload(exp, inline="always")
+@overload(exp, jit_options={"fastmath": _EXACT})
 def _exp(t: Any) -> Callable[[Any], Any]:
     return _exp_32 if t == types.float32 else _exp_64
 
@@ -74,7 +78,7 @@ def _exp_64(t: Any) -> Any:
     return p * np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)
 
 
-@overload(log, inline="always")
+@overload(log, jit_options={"fastmath": _EXACT})
 def _log(t: Any) -> Callable[[Any], Any]:
     return _log_32 if t == types.float32 else _log_64
 
@@ -88,7 +92,9 @@ def _log_32(t: Any) -> Any:
     p = np.float32(2 / 9) * w + np.float32(2 / 7)
     p = p * w + np.float32(2 / 5)
     p = p * w + np.float32(2 / 3)
-    return np.float32(k) * np.float32(_LN2_HIGH) + (s * (np.float32(2.0) + w * p) + np.float32(k) * np.float32(_LN2_LOW))
+    return np.float32(k) * np.float32(_LN2_HIGH) + (
+        s * (np.float32(2.0) + w * p) + np.float32(k) * np.float32(_LN2_LOW)
+    )
 
 
 def _log_64(t: Any) -> Any:

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import BLOCK, Kernel, extent, half_squares
+from nsgf.kernel import BLOCK, Kernel, extent, half_squares, is_wide
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
 _PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to give up
 _PROBE = 2**16  # numbers in the rows of T that are watched
+_SMALL = 1024  # points of clouds, up to which a kernel is small
 _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
@@ -39,6 +40,7 @@ _LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well 
 _PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
 _GENTLE = 0.1  # half squares, in blurs, below which log K is a small number
+_UNIT = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 LEAST_UNIT = 0.1  # blurs, or extents: of a length below this, a fraction `tol` is more than a flow can use
 
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
@@ -52,8 +54,9 @@ class Solution(NamedTuple):
     T: Array  # (…, n, d)
     marginal: Array  # (…), L1 mass misplaced
     T_error: Array  # (…), root-mean-square error of T
-    within: bool  # the tolerance
-    n_iter: int
+    within: Array  # (…), whether both are within the tolerance
+    n_iter: Array  # (…)
+    ended: bool  # whether no more is to be gained by iterations; otherwise most problems of a stack are within
 
 
 def rms(z: Array) -> Array:
@@ -62,51 +65,76 @@ def rms(z: Array) -> Array:
     return xp.sqrt(xp.mean(xp.vecdot(z, z), axis=-1))
 
 
-def rounding(size: float, length: float, dtype: Any) -> float:
+def rounding(size: Any, length: Any, dtype: Any) -> Any:
     """Return what the rounding of exponents up to `size`, and of points up to `length`, may do to T: in blurs."""
-    return float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) * (size + length)
+    return _UNIT["32" in str(dtype)] * (size + length)
 
 
-def least_unit(length: float) -> float:
-    """Return the length, in blurs, below which errors of T are no longer relative to T − `base`."""
-    return LEAST_UNIT * min(1.0, length or 1.0)
+def extents(x: Array, y: Array) -> Array:
+    """Return the largest ½|x|² of the points of every problem, shape (…)."""
+    xp = namespace(x, y)
+    return xp.maximum(xp.max(half_squares(x), axis=-1), xp.max(half_squares(y), axis=-1))
 
 
-def most_unit(length: float) -> float:
-    """Return the length above which they are not either: a translation does not excuse an error of what it carries."""
-    return 2.0 * length or math.inf
+def units(length: Array) -> tuple[Array, Array]:
+    """Return the lengths, in blurs, below and above which errors of T are no longer relative to T − `base`.
+
+    A fraction `tol` of a shorter one is more than a flow can use, and a translation does not excuse an error of what it
+    carries: `length` is that of the clouds, (…).
+    """
+    xp, some = namespace(length), length > 0
+    return LEAST_UNIT * xp.where(some, xp.clip(length, None, 1.0), 1.0), xp.where(some, 2.0 * length, xp.inf)
 
 
-def solve_cross(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
-    """Solve for the potential of `kernel`'s columns from `h`; errors of T are relative to T − `base`."""
-    reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
+class Clouds(NamedTuple):
+    """Two weighted clouds in units of the blur, and the share of the tolerance below which entries are left out."""
 
-    def solve(h: Array | None, max_iter: int, plain: float) -> Solution:
-        if _is_small(kernel):
-            return _solve_small(kernel, False, h, base, tol, max_iter, plain)
-        h = h if h is not None else start(kernel)
-        kernel.absorb(h)
-        return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
+    x: Array  # (…, n, d)
+    y: Array  # (…, m, d)
+    a: Array
+    b: Array
+    drop: float
 
-    solved = solve(h, max_iter, _PLAIN)
-    resolved = rounding(kernel.size, kernel.length, kernel.x.dtype) < tol * least_unit(kernel.length)
-    if solved.within or solved.n_iter >= max_iter or kernel.x.dtype != kernel.xp.float64 or not resolved:
+    def kernel(self) -> Kernel:
+        """Return their kernel, which is to absorb a potential."""
+        return Kernel(*self)
+
+
+def solve_cross(clouds: Clouds, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
+    """Solve for the potential of the columns from `h`, or a start found here; errors of T are relative to T − `base`.
+
+    Clouds have at most one leading dimension.
+    """
+    if _is_small(clouds):
+        solved, kernel = _solve_small(clouds, False, h, base, tol, max_iter, float(_PLAIN)), None
+    else:
+        kernel = clouds.kernel()
+        solved = _solve_cross(kernel, h, base, tol, max_iter, _PLAIN)
+    lost, xp = ~solved.within & (solved.n_iter < max_iter), namespace(clouds.x)
+    if not bool(lost.any()) or clouds.x.dtype != xp.float64 or not solved.ended:
         return solved
-    h, n_iter = _cooled(kernel, max_iter - solved.n_iter)
-    n_iter += solved.n_iter
-    if n_iter >= max_iter:
-        return solved._replace(n_iter=n_iter)
-    again = solve(h, max_iter - n_iter, math.inf)
-    return again._replace(n_iter=again.n_iter + n_iter)
+    kernel = kernel or clouds.kernel()
+    if rounding(kernel.size, kernel.length, kernel.x.dtype) >= tol * LEAST_UNIT * min(1.0, kernel.length or 1.0):
+        return solved
+    left = int(max_iter - solved.n_iter[lost].max())
+    h, n_iter = _cooled(kernel, left)
+    if n_iter >= left:
+        return solved._replace(n_iter=xp.where(lost, max_iter, solved.n_iter))
+    if _is_small(clouds):
+        again = _solve_small(clouds, False, h, base, tol, left - n_iter)
+    else:
+        again = _solve_cross(kernel, h, base, tol, left - n_iter, math.inf)
+    return again._replace(n_iter=again.n_iter + n_iter + solved.n_iter)
 
 
-def solve_own(kernel: Kernel, h: Array | None, base: Array | None, tol: float, max_iter: int) -> Solution:
-    """Solve the symmetric problem of the cloud of `kernel` with itself, from `h` or from −½ log K a.
+def solve_own(clouds: Clouds, h: Array | None, base: Array | None, tol: float, max_iter: int) -> Solution:
+    """Solve the symmetric problem of a cloud, given twice, with itself, from `h` or from −½ log K a.
 
     Without a `base`, errors of T are relative to the least unit, as far as the dtype resolves that.
     """
-    if _is_small(kernel):
-        return _solve_small(kernel, True, h, base, tol, max_iter)
+    if _is_small(clouds):
+        return _solve_small(clouds, True, h, base, tol, max_iter, math.inf)
+    kernel = clouds.kernel()
     if h is None:  # which lies between 0 and −½ log a; half-way, the kernel serves every iterate
         middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
         kernel.absorb_both(middle)
@@ -247,7 +275,7 @@ def _iterates(
 ) -> Iterator[tuple[Array, Array | None, Array]]:
     """Yield iterates from `h` on, each with its decrement and its marginal error.
 
-    A plain step says nothing of the errors that it is slow to remove: it has no decrement.
+    A plain step says nothing of the errors that it is slow to remove: it has no decrement, NaN within a stack.
     """
     mix = _Anderson(kernel.b, h)
     for _ in range(max_iter):
@@ -255,6 +283,8 @@ def _iterates(
         marginal = abs(excess) @ kernel.b
         following = mix(h, r, marginal)
         decrement = abs((excess * (following - h)) @ kernel.b) ** 0.5 if mix.mixed else None
+        if mix.mixed and mix.plain is not None:
+            decrement = kernel.xp.where(mix.plain, kernel.xp.nan, decrement)
         yield h, decrement, marginal
         h = following
 
@@ -269,36 +299,60 @@ def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
     return kernel.potential(h)
 
 
+def _solve_cross(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int, plain: float) -> Solution:
+    reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
+    h = start(kernel) if h is None else h
+    kernel.absorb(h)
+    return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
+
+
 def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certificate", max_iter: int) -> Solution:
     """Iterate until the certificate settles."""
     for k, (h, decrement, marginal) in enumerate(_iterates(kernel, residual, h, max_iter), 1):  # noqa: B020
         if certificate.settles(k, h, decrement, marginal):
             break
     T_error, within = certificate.verdict(marginal)
-    return Solution(h, kernel.potential(h), kernel.map(h), marginal, T_error, within, k)
+    n_iter = kernel.xp.full_like(within, k, dtype=kernel.xp.int64)
+    ended = certificate.lost or k == max_iter
+    return Solution(h, kernel.potential(h), kernel.map(h), marginal, T_error, within, n_iter, ended)
 
 
-def _is_small(kernel: Kernel) -> bool:
-    return not kernel.wide and isinstance(kernel.x, np.ndarray) and max(kernel.x.shape[-2], kernel.y.shape[-2]) <= 1024
+def _is_small(clouds: Clouds) -> bool:
+    """Whether a compiled loop solves the problems of some clouds."""
+    return bool(
+        isinstance(clouds.x, np.ndarray)
+        and max(clouds.x.shape[-2], clouds.y.shape[-2]) <= _SMALL
+        and not is_wide(clouds.x, clouds.y)
+    )
 
 
 def _solve_small(
-    kernel: Kernel, own: bool, h: Array | None, base: Array | None, tol: float, max_iter: int, plain: float = math.inf
+    clouds: Clouds, own: bool, h: Array | None, base: Array | None, tol: float, max_iter: int, plain: float = math.inf
 ) -> Solution:
-    """Solve in compiled code, each problem of a stack by itself."""
-    from nsgf import small_problems as small
+    """Solve in compiled code, each problem of a stack by itself, and held against its own lengths."""
+    from nsgf import small_problems
 
-    rounded = rounding(kernel.size, kernel.length, kernel.x.dtype)
-    n, d = kernel.x.shape[-2:]
-    every = max(1, n // max(64, min(512, _PROBE // d)))
-    least = least_unit(kernel.length)
-    if base is None:
-        least = max(least, 3.0 * rounded / tol)
-    base = kernel.x[..., :0, :] if base is None else base[..., ::every, :].astype(kernel.x.dtype)
-    h = np.full_like(kernel.half_y, np.nan) if h is None else h
-    limits = small.Limits(float(tol), int(max_iter), float(plain), _PATIENCE[8 * kernel.x.itemsize], float(rounded), float(least), float(most_unit(kernel.length)), every)
-    solved = small.solve(small.Problem(kernel.x, kernel.y, kernel.a, kernel.b, h, base), own, limits)
-    return Solution(*solved)
+    x, y, a, b, _ = clouds
+    every = _every(*x.shape[-2:])
+    watched = x[..., :0, :] if base is None else base[..., ::every, :].astype(x.dtype, copy=False)
+    h = np.full_like(y[..., 0], np.nan) if h is None else h
+    size = extents(x, y).astype(np.float64).reshape(-1)
+    rounded, (least, most) = rounding(size, size**0.5, x.dtype), units(size**0.5)
+    least = np.maximum(least, 3.0 * rounded / tol) if base is None else least
+    shared = {"tol": tol, "max_iter": max_iter, "plain": plain, "patience": _PATIENCE[8 * x.itemsize], "every": every}
+    lengths = zip(rounded.tolist(), least.tolist(), most.tolist(), strict=True)
+    limits = [small_problems.Limits(*each, **shared) for each in lengths]
+    return Solution(*small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits), True)
+
+
+def _every(n: int, d: int) -> int:
+    """Return how far apart the rows of T are that are watched."""
+    return max(1, n // max(64, min(512, _PROBE // d)))
+
+
+def _typical(z: Array) -> float:
+    """Return the middle one of the figures of a stack, so that the slowest problems do not hold up the others."""
+    return float(namespace(z).sort(z)[z.shape[0] // 2] if z.ndim else z)
 
 
 class _Anderson:
@@ -314,36 +368,43 @@ class _Anderson:
         self._dg = xp.zeros(shape, dtype=h.dtype, device=device(h))
         self._last: tuple[Array, Array] | None = None
         self.mixed = False  # whether the last step was more than a plain one
+        self.plain: Array | None = None  # in which problems of a stack it was not
         self._count, self._safe, self._least = 0, h, xp.full_like(h[..., 0], xp.inf)
         self._floor = xp.full_like(self._least, 100.0 * float(xp.finfo(h.dtype).eps))  # growth below is rounding
 
     def __call__(self, h: Array, r: Array, error: Array) -> Array:
         """Return the next iterate from this one, its residual and its marginal error (…).
 
-        Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step.
+        Plain steps never raise that error. Where mixing did, by much, begin anew from the best iterate's plain step;
+        other problems of a stack go on. `plain` says where the step is no more than a plain one.
         """
         xp, g, last = self._xp, h + r, self._last
         most = xp.maximum(self._least, self._floor)
         better, worse = error < self._least, ~(error <= xp.minimum(_GROWTH * most, 1.0 + 0.5 * most))  # it ends at 2
         self._safe = g if better.all() else xp.where(better[..., None], g, self._safe)
         self._least = xp.where(better, error, self._least)
-        self.mixed = False
-        if worse.any():
+        some, self.mixed = bool(worse.any()), False
+        if some:
+            self._dr[worse], self._gram[worse] = 0.0, 0.0
+        if some and worse.all():
             self._count, self._last = 0, None
-            self._dr[...], self._gram[...] = 0.0, 0.0
-            return xp.where(worse[..., None], self._safe, g)
+            return self._safe
         r = self._sqrt_w * r  # float64
         self._last = r, g
         if last is None:
-            return g
+            return xp.where(worse[..., None], self._safe, g) if some else g
         self.mixed, k = True, self._count % _MEMORY
         self._count += 1
         self._dr[..., k, :], self._dg[..., k, :] = r - last[0], g - last[1]
+        if self.plain is not None:  # where the last step was begun anew, nothing is learnt from what was before it
+            self._dr[..., k, :][self.plain] = 0.0
         products = self._dr @ xp.stack([self._dr[..., k, :], r], axis=-1)  # (…, p, 2)
         self._gram[..., k, :] = self._gram[..., :, k] = products[..., 0]
         size = xp.max(self._gram, axis=(-2, -1), keepdims=True) + 1e-300
         theta = xp.linalg.inv(self._gram / size + self._ridge) @ (products[..., 1:] / size)  # 0 for rows to come
-        return g - (xp.astype(theta.swapaxes(-1, -2), g.dtype) @ self._dg)[..., 0, :]
+        mixed = g - (xp.astype(theta.swapaxes(-1, -2), g.dtype) @ self._dg)[..., 0, :]
+        self.plain = worse if some else None
+        return xp.where(worse[..., None], self._safe, mixed) if some else mixed
 
 
 class _Certificate:
@@ -359,62 +420,68 @@ class _Certificate:
         self._past: list[tuple[Array, Array, Array]] = []
         self._measured: tuple[Array, Array] | None = None
         self._check_at, self._best, self._best_k = 5.0 * tol, math.inf, 0
-        n, d = kernel.x.shape[-2:]
-        self._every = max(1, n // max(64, min(512, _PROBE // d)))
+        self._every = _every(*kernel.x.shape[-2:])
         self._base = None if base is None else base[..., :: self._every, :]
-        self._least = least_unit(kernel.length)
+        self._size = extents(kernel.x, kernel.y)  # (…)
+        self._least, self._most = units(self._size**0.5)
         if base is None:
-            self._least = max(self._least, 3.0 * self._rounding / tol)
+            self._least = kernel.xp.maximum(self._least, 3.0 * self._rounding / tol)
         self._patience = _PATIENCE[kernel.xp.finfo(kernel.x.dtype).bits]
+        self.lost = False  # whether nothing more is to be gained
 
     @property
-    def _rounding(self) -> float:
-        return rounding(self._kernel.size, self._kernel.length, self._kernel.x.dtype)
+    def _rounding(self) -> Array:
+        size = self._size * 0.0 + self._kernel.size if self._kernel.wide else self._size
+        return rounding(size, self._size**0.5, self._kernel.x.dtype)
 
     def settles(self, k: int, h: Array, decrement: Array | None, marginal: Array) -> bool:
-        """Whether iterate k is within the tolerance, or nothing more is to be gained."""
-        self._measured, most = None, float(marginal.max())
-        lost = k - self._best_k > self._patience or not math.isfinite(most)
+        """Whether iterate k is within the tolerance in most problems, or nothing more is to be gained."""
+        self._measured, most = None, _typical(marginal)
+        self.lost = k - self._best_k > self._patience or not math.isfinite(most)
         if decrement is None:
             self._past, self._plain = [], self._plain - 1
-            return lost or self._plain < 0
+            self.lost = self.lost or self._plain < 0
+            return self.lost
         self._past = [*self._past, (h, decrement, marginal)][-_MEMORY:]
-        largest = float(decrement.max())
+        largest = _typical(decrement)
         if largest < 0.9 * self._best:
             self._best, self._best_k = largest, k
         if len(self._past) >= _LEAST and largest <= self._check_at and most <= self._tol:
             error, unit = self._measured = self._measure()
-            ratio = float((error / unit).max())
-            if ratio <= self._tol or self._rounding > self._tol * float(unit.max()):
+            ratio = _typical(error / unit)
+            self.lost = self.lost or bool((self._rounding > self._tol * unit).all())
+            if ratio <= self._tol or self.lost:
                 return True
             self._check_at = largest * min(0.5, max(0.05, 0.7 * self._tol / ratio))
-        return lost
+        return self.lost
 
-    def verdict(self, marginal: Array) -> tuple[Array, bool]:
+    def verdict(self, marginal: Array) -> tuple[Array, Array]:
         """Return the error of T at the last iterate, and whether it and the marginal error are within the tolerance."""
         xp = self._kernel.xp
         if len(self._past) < _LEAST:
-            return xp.full_like(marginal, xp.inf), False
+            return xp.full_like(marginal, xp.inf), marginal < 0
         error, unit = self._measured or self._measure()
-        within = bool(xp.all((error <= self._tol * unit) & (marginal <= self._tol)))
-        if not within:
-            error = error / (1.0 - _SLOWEST)  # where iterations stall, the fall of E says little
+        within = (error <= self._tol * unit) & (marginal <= self._tol)
+        error = xp.where(within, error, error / (1.0 - _SLOWEST))  # where iterations stall, the fall of E says little
         return xp.where(xp.isnan(error), xp.inf, error), within
 
     def _measure(self) -> tuple[Array, Array]:
         """Return the error of T at the last iterate, and the length that it is to be small against."""
         xp, kernel, (h, E, marginal) = self._kernel.xp, self._kernel, self._past[-1]
-        h_0, E_0, _ = next((p for p in self._past if kernel.near(p[0])), self._past[-1])
+        nearness = [kernel.nearness(p[0]) for p in self._past]
+        first = next((k for k, near in enumerate(nearness) if 2 * int(near.sum()) > math.prod(near.shape)), -1)
+        (h_0, E_0, _), near = self._past[first], nearness[first]
         T = kernel.map(h, self._every)
-        unit = xp.full_like(E, self._least)
+        unit = self._least
         if self._base is not None:
-            unit = xp.maximum(unit, xp.clip(rms(T - self._base), None, most_unit(kernel.length)))
+            unit = xp.maximum(unit, xp.minimum(rms(T - self._base), self._most))
         if h_0 is h:
             return xp.full_like(E, xp.inf), unit
         for _, E_k, _ in self._past[-((len(self._past) + 1) // 3) :]:  # E may be small for once
             E = xp.maximum(E, E_k)
         q = xp.clip(E / xp.where(E_0 > 0, E_0, 1.0), 0.0, _SLOWEST)
-        error = rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q)
+        h_0 = h_0 if near.all() else xp.where(near[..., None], h_0, h)
+        error = xp.where(near, rms(T - kernel.map(h_0, self._every)) * q / (1.0 - q), xp.inf)
         error = xp.where(q < _SLOWEST, error, xp.where(error > E, error, E))  # without progress, E itself is left
         return error + self._reach * marginal + self._rounding, unit
 

@@ -144,7 +144,11 @@ class Kernel:
 
     def near(self, h: Array) -> bool:
         """Whether `h` is near enough to the absorbed potential."""
-        return bool(abs(h - self.h).max() < self._far)
+        return bool(self.nearness(h).all())
+
+    def nearness(self, h: Array) -> Array:
+        """Return where in a stack it is, shape (…)."""
+        return self.xp.max(abs(h - self.h), axis=-1) < self._far
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""

@@ -248,8 +248,8 @@ def sinkhorn_velocity(
 
 def solve_velocity(pair: Centred, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
     """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
-    v, cross, own, error, converged = solve.difference(pair, eps, start)
-    return Velocity(v, error, converged, pair, cross, own, math.sqrt(eps))
+    found = solve.difference(pair, eps, start)
+    return Velocity(found.v, found.error, found.converged, pair, found.cross, found.own, math.sqrt(eps))
 
 
 class Divergence(float):

@@ -8,13 +8,13 @@ of a stack are solved each by itself, on all cores, so that none waits for anoth
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from nsgf._compiled import compiled, exp, inner, log, on_all_cores
 
-MOST = 1024  # points of a cloud
 _MEMORY, _RIDGE, _GROWTH = 8, 1e-9, 3.0  # as in fixed_point
 _LEAST, _SLOWEST, _LEAST_MASS = 4, 0.9, 1e-30
 _FLOOR, _FAR, _LIGHT = {4: -60.0, 8: -600.0}, {4: 16.0, 8: 200.0}, 1.5  # e^(floor + 2.5 far) is below the rounding
@@ -25,28 +25,16 @@ _LANES = 64  # numbers that are handled at once
 _ROUNDED = 100.0  # units of rounding
 
 
-class Solved(NamedTuple):
-    """What a solve found: arrays of the leading dimensions of the problems, and whether all are within the tolerance."""
-
-    h: np.ndarray
-    phi: np.ndarray
-    T: np.ndarray
-    marginal: np.ndarray
-    T_error: np.ndarray
-    within: bool
-    n_iter: int
-
-
 class Limits(NamedTuple):
     """When a solve ends, and the lengths, in blurs, that its errors are held against."""
 
+    rounding: float
+    least: float
+    most: float
     tol: float
     max_iter: int
     plain: float  # steps without mixing, after which to give up
     patience: int  # iterations without progress, after which to give up
-    rounding: float
-    least: float
-    most: float
     every: int  # which rows of the map are watched
 
 
@@ -238,8 +226,8 @@ def balance_row(kernel, i):
 
 
 @inner
-def column_masses(kernel):
-    """s = K w, and mass_j = Σ_i a_i / s_i K_ij, four rows at a time while a cache holds them."""
+def column_masses(kernel):  # noqa: C901  the last rows are fewer than four
+    """S = K w, and mass_j = Σ_i a_i / s_i K_ij, four rows at a time while a cache holds them."""
     K, w, a, s, mass, n = kernel.K, kernel.w, kernel.a, kernel.s, kernel.mass, kernel.s.size
     low, high = math.exp(-_LIGHT * kernel.far), math.exp(2.0 * kernel.far)
     for j in range(w.size):
@@ -283,7 +271,7 @@ def excess_of(kernel, h, own):
 
 
 @inner
-def barycentres(kernel, every, T):
+def barycentres(kernel, every, T):  # noqa: C901, PLR0912  two ways to a product
     """T_i = Σ_j K_ij w_j y_j / Σ_j K_ij w_j, of every so many rows."""
     K, w, y_t = kernel.K, kernel.w, kernel.y_t
     d, zero, s = y_t.shape[0], w.dtype.type(0), kernel.s[: T.shape[0]]
@@ -569,9 +557,9 @@ def iterate(kernel, mixing, past, base, h, own, limits, reach):  # noqa: C901, P
             copy(h, past.h[n_past % _MEMORY])
             past.E[n_past % _MEMORY] = E
             n_past += 1
-            if E < 0.9 * best:
+            if 0.9 * best > E:
                 best, best_k = E, k
-            if n_past >= _LEAST and E <= check_at and marginal <= limits.tol:
+            if n_past >= _LEAST and check_at >= E and marginal <= limits.tol:
                 error, unit = measure(kernel, past, n_past, limits, base)
                 error, measured = error + reach * marginal + limits.rounding, True
                 ended = ended or error <= limits.tol * unit or limits.rounding > limits.tol * unit
@@ -589,11 +577,16 @@ def iterate(kernel, mixing, past, base, h, own, limits, reach):  # noqa: C901, P
         error += reach * marginal + limits.rounding
     if error <= limits.tol * unit and marginal <= limits.tol:
         return marginal, error, True, k
-    return marginal, np.inf if math.isnan(error) else error / (1.0 - _SLOWEST), False, k  # where E stalls, it says little
+    return (
+        marginal,
+        np.inf if math.isnan(error) else error / (1.0 - _SLOWEST),
+        False,
+        k,
+    )  # where E stalls, it says little
 
 
 @compiled()
-def solve_one(problem, own, limits, bounds, room, phi, T):  # noqa: PLR0913
+def solve_one(problem, own, limits, bounds, room, phi, T):
     """Solve one problem in some room; leave its potentials in `h` and `phi`, its map in T; return as `iterate` does."""
     x, y, a, b, h, base = problem
     (n, d), m, dtype = x.shape, y.shape[0], x.dtype
@@ -606,11 +599,13 @@ def solve_one(problem, own, limits, bounds, room, phi, T):  # noqa: PLR0913
     )  # fmt: skip
     begin(kernel, h, own)
     mixing = Mixing(
-        np.zeros((_MEMORY, m)), np.zeros((_MEMORY, m), dtype), np.zeros((_MEMORY, _MEMORY)), np.empty(m), np.empty_like(h),
-        h.copy(), np.sqrt(b.astype(np.float64)), np.full(1, np.inf), np.zeros(2, np.int64),
+        np.zeros((_MEMORY, m)), np.zeros((_MEMORY, m), dtype), np.zeros((_MEMORY, _MEMORY)), np.empty(m),
+        np.empty_like(h), h.copy(), np.sqrt(b.astype(np.float64)), np.full(1, np.inf), np.zeros(2, np.int64),
     )  # fmt: skip
     watched = -(-n // limits.every)
-    past = Past(np.empty((_MEMORY, m), dtype), np.empty(_MEMORY), np.empty((watched, d), dtype), np.empty((watched, d), dtype))
+    past = Past(
+        np.empty((_MEMORY, m), dtype), np.empty(_MEMORY), np.empty((watched, d), dtype), np.empty((watched, d), dtype)
+    )
     reach = 0.0 if own else deviation(kernel.y_t)
     found = iterate(kernel, mixing, past, base, h, own, limits, reach)
     weigh(kernel, h)
@@ -622,11 +617,6 @@ def solve_one(problem, own, limits, bounds, room, phi, T):  # noqa: PLR0913
 
 
 # %% Stacks
-
-
-def serves(x: object, y: object) -> bool:
-    """Whether clouds are solved here."""
-    return isinstance(x, np.ndarray) and max(x.shape[-2], y.shape[-2]) <= MOST
 
 
 _held = threading.local()
@@ -641,19 +631,20 @@ def _room(size: int, dtype: np.dtype) -> np.ndarray:
     return held
 
 
-def solve(problem: Problem, own: bool, limits: Limits) -> Solved:
-    """Solve a problem, or a stack of them whose points have leading dimensions; potentials that are NaN are started."""
+def solve(problem: Problem, own: bool, limits: Sequence[Limits]) -> tuple[np.ndarray, ...]:
+    """Solve problems whose points have leading dimensions, each within its limits; see `fixed_point.Solution`."""
     x, y, a, b, h, base = problem
-    lead, (n, d), m = x.shape[:-2], x.shape[-2:], y.shape[-2]
-    count = math.prod(lead)
+    lead, (n, d), m, count = x.shape[:-2], x.shape[-2:], y.shape[-2], len(limits)
     xs, ys, bases = (np.ascontiguousarray(z).reshape(count, *z.shape[-2:]) for z in (x, y, base))
-    hs = np.array(np.broadcast_to(h, (*lead, m)), x.dtype).reshape(count, m)  # a copy, which the solve writes to
+    hs = np.array(h, x.dtype).reshape(count, m)  # a copy, which the solves write to
     phi, T = np.empty((count, n), x.dtype), np.empty((count, n, d), x.dtype)
     bounds = _FLOOR[x.itemsize], _FAR[x.itemsize]
 
     def one(k: int) -> tuple[float, float, bool, int]:
-        return solve_one(Problem(xs[k], ys[k], a, b, hs[k], bases[k]), own, limits, bounds, _room(n * m, x.dtype), phi[k], T[k])
+        room = _room(n * m, x.dtype)
+        return solve_one(Problem(xs[k], ys[k], a, b, hs[k], bases[k]), own, limits[k], bounds, room, phi[k], T[k])
 
-    marginal, T_error, within, n_iter = zip(*on_all_cores(one, range(count)), strict=True)
-    shaped = (np.array(z, x.dtype).reshape(lead) for z in (marginal, T_error))
-    return Solved(hs.reshape(*lead, m), phi.reshape(*lead, n), T.reshape(*lead, n, d), *shaped, all(within), max(n_iter))
+    found = zip(*on_all_cores(one, range(count)), strict=True)
+    dtypes = x.dtype, x.dtype, bool, np.int64  # marginal, T_error, within, n_iter
+    figures = (np.array(z, dtype).reshape(lead) for z, dtype in zip(found, dtypes, strict=True))
+    return hs.reshape(*lead, m), phi.reshape(*lead, n), T.reshape(*lead, n, d), *figures

@@ -16,19 +16,19 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Self, cast
 
 from nsgf import _checks, _io, fixed_point
-from nsgf._arrays import Array, device, like, namespace, to_numpy
-from nsgf.fixed_point import least_unit, most_unit, rms
+from nsgf._arrays import Array, device, namespace, to_numpy
+from nsgf.fixed_point import extents, rms, units
 from nsgf.kernel import RESOLVED, Kernel, barycentric_map, cost, extent, half_squares, is_dense, neighbours
 
 _DROP = 1e-3  # of the tolerance: smaller entries of a kernel may be left out
 _CROSS_SHARE, _OWN_SHARE = 0.6, 0.3  # of the tolerance of a velocity; the rest is for rows that are not measured
 _NEAR = 1e-6  # of the squared extent: clouds at such a distance may lie in one frame
-_ON_HOST, _ON_DEVICE = 2**21, 2**27  # kernel entries of one stack
-_STACK = 32  # problems of one stack: the slowest of them decides when it ends
+_ON_HOST, _ON_DEVICE = 2**23, 2**27  # kernel entries of one stack
+_STACK = 64  # problems of one stack
 POT_METHODS = ("auto", "sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
 
 
@@ -117,6 +117,8 @@ class Difference(NamedTuple):
         What the solver measured, to be held against its tolerance.
     converged : bool
         Whether it is within it.
+    each : list of Certificate
+        The same of every problem of a stack; empty where the solver does not say.
     """
 
     v: Array
@@ -124,6 +126,16 @@ class Difference(NamedTuple):
     own: Potentials
     error: float
     converged: bool
+    each: Sequence["Certificate"] = ()
+
+
+class Certificate(NamedTuple):
+    """What a solver measured of one problem: of the difference, of the cross and of the own potentials."""
+
+    error: float
+    converged: bool
+    cross: tuple[float, int, bool]  # error, iterations, converged
+    own: tuple[float, int, bool]
 
 
 class Solver(abc.ABC):
@@ -399,28 +411,23 @@ class Sinkhorn(Solver):
         """
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
         blur = math.sqrt(eps)
-        length = extent(pair.x, pair.y) ** 0.5 / blur
-        limits = blur * least_unit(length), blur * most_unit(length)
+        least, most = (blur * z for z in units((extents(pair.x, pair.y) / eps) ** 0.5))  # (…)
 
-        def size(v: Array) -> Array:
-            return rms(v[..., rows, :])  # (…)
-
-        def allowed(share: float, v: Array) -> Array:
-            return share * self.tol * xp.clip(size(v), *limits)
+        def unit(v: Array) -> Array:
+            return xp.minimum(xp.maximum(rms(v[..., rows, :]), least), most)  # (…)
 
         own = _own(pair.x, eps, pair.a, tol=_OWN_SHARE * self.tol)
         cross, v = self._crossed(pair, eps, init, own, _CROSS_SHARE)
-        if bool((own.T_error > allowed(_OWN_SHARE, v)).any()):  # its rounding was not small against v
+        size = unit(v)
+        if bool((own.T_error > _OWN_SHARE * self.tol * size).any()):  # its rounding was not small against v
             again = _own(pair.x, eps, pair.a, own.potentials, own.T - v, tol=_OWN_SHARE * self.tol)
             v, own = v + (own.T - again.T), again.after(own)
-        if cross.potentials.converged and bool((cross.T_error + own.T_error > allowed(1.0, v)).any()):
+            size = unit(v)
+        if cross.potentials.converged and bool((cross.T_error + own.T_error > self.tol * size).any()):
             # It was small against v at the rows that were measured, and v is smaller at the others.
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
-            cross = again.after(cross)
-        T_error, (f, g) = cross.T_error + own.T_error, (cross.potentials, own.potentials)
-        relative = float(xp.max(T_error / xp.clip(size(v), *limits)))
-        error = max(f.error, g.error, relative if math.isfinite(relative) else math.inf)
-        return Difference(v, f, g, error, f.converged and g.converged and relative <= self.tol)
+            cross, size = again.after(cross), unit(v)
+        return _difference(v, cross, own, (cross.T_error + own.T_error) / size, self.tol)
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
@@ -435,16 +442,34 @@ class Sinkhorn(Solver):
 
 
 class _Mapped(NamedTuple):
-    """Potentials with the barycentric map of the source points (…, n, d), and its root-mean-square error (…)."""
+    """Potentials with the barycentric map of the source points (…, n, d), and the certificate of every problem."""
 
     potentials: Potentials
     T: Array
-    T_error: Array
+    T_error: Array  # (…), root-mean-square
+    marginal: Array  # (…)
+    n_iter: Array  # (…)
+    within: Array  # (…)
 
     def after(self, earlier: "_Mapped") -> "_Mapped":
         """Return these with the iterations of an earlier solve added."""
-        n_iter = earlier.potentials.n_iter + self.potentials.n_iter
-        return self._replace(potentials=self.potentials._replace(n_iter=n_iter))
+        n_iter = earlier.n_iter + self.n_iter
+        return self._replace(n_iter=n_iter, potentials=self.potentials._replace(n_iter=int(n_iter.max())))
+
+    def each(self) -> list[tuple[float, int, bool]]:
+        """Return the marginal error, the iterations, and whether it converged, of every problem."""
+        columns = (to_numpy(z).reshape(-1).tolist() for z in (self.marginal, self.n_iter, self.within))
+        return list(zip(*columns, strict=True))
+
+
+def _difference(v: Array, cross: _Mapped, own: _Mapped, relative: Array, tol: float) -> Difference:
+    """Return a difference with its certificate, from the error that is relative to it (…)."""
+    each = [
+        Certificate(e if math.isfinite(e := max(f[0], g[0], r)) else math.inf, f[2] and g[2] and r <= tol, f, g)
+        for r, f, g in zip(to_numpy(relative).reshape(-1).tolist(), cross.each(), own.each(), strict=True)
+    ]
+    error, converged = max(c.error for c in each), all(c.converged for c in each)
+    return Difference(v, cross.potentials, own.potentials, error, converged, each)
 
 
 def self_potentials(
@@ -469,18 +494,20 @@ def self_potentials(
 def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
     """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
-    base = xs.rows(base / math.sqrt(eps))
+    base = xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
 
-    def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-        clouds = xs.rows(xs.x, dtype), ys.rows(ys.x, dtype), xs.weights(dtype), ys.weights(dtype)
-        kernel = Kernel(*clouds, drop=_DROP * solver.tol)
+    def solve(dtype: Any, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
+        clouds = fixed_point.Clouds(
+            xs.rows(xs.x[some], dtype), ys.rows(ys.x[some], dtype), xs.weights(dtype), ys.weights(dtype),
+            _DROP * solver.tol,
+        )  # fmt: skip
         h = None if h is None else namespace(h).astype(h, dtype, copy=False)
-        return fixed_point.solve_cross(kernel, h, base, solver.tol, max_iter)
+        return fixed_point.solve_cross(clouds, h, base[some], solver.tol, max_iter)
 
-    h = None if init is None else ys.rows((init.g / eps)[..., None])[..., 0]
+    h = None if init is None else ys.rows((init.g / eps).reshape(ys.x.shape[:-1])[..., None])[..., 0]
     solved, precision = _precisely(solve, h, xs, ys, solver.tol, solver.max_iter)
     (f, T), (g, _) = xs.everywhere(solved.phi, solved.T, ys, solved.h), ys.everywhere(solved.h, None, xs, solved.phi)
-    return _mapped(solved, f, g, T, precision, x_a[0], eps)
+    return _mapped(solved, f, g, T, precision, (x_a[0], y_b[0]), eps)
 
 
 def _own(
@@ -488,17 +515,18 @@ def _own(
 ) -> _Mapped:
     """Solve the symmetric problem; with a `base`, the error of the map T is to be within `tol` of T − `base`."""
     xs = _Scaled(x, a, eps)
-    base = None if base is None else xs.rows(base / math.sqrt(eps))
+    base = None if base is None else xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
 
-    def solve(dtype: Any, h: Array | None, max_iter: int) -> fixed_point.Solution:
-        cloud, weights = xs.rows(xs.x, dtype), xs.weights(dtype)
-        h = None if h is None else namespace(h).astype(h, dtype)
-        return fixed_point.solve_own(Kernel(cloud, cloud, weights, weights, _DROP * tol), h, base, tol, max_iter)
+    def solve(dtype: Any, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
+        cloud, weights = xs.rows(xs.x[some], dtype), xs.weights(dtype)
+        h = None if h is None else namespace(h).astype(h, dtype, copy=False)
+        clouds = fixed_point.Clouds(cloud, cloud, weights, weights, _DROP * tol)
+        return fixed_point.solve_own(clouds, h, None if base is None else base[some], tol, max_iter)
 
-    h = None if init is None else xs.rows((init.f / eps)[..., None])[..., 0]
+    h = None if init is None else xs.rows((init.f / eps).reshape(xs.x.shape[:-1])[..., None])[..., 0]
     solved, precision = _precisely(solve, h, xs, xs, tol, max_iter)
     f, T = xs.everywhere(0.5 * (solved.h + solved.phi), solved.T, xs, solved.h)  # one more iteration
-    return _mapped(solved, f, f, T, precision, x, eps)
+    return _mapped(solved, f, f, T, precision, (x, x), eps)
 
 
 def dual_value(
@@ -521,13 +549,14 @@ class _Scaled:
     """A weighted cloud in units of the blur, where the arithmetic is done; its rows with mass, near ones together."""
 
     def __init__(self, x: Array, a: Array, eps: float) -> None:
-        self.x = x / math.sqrt(eps)
+        self.x = (x if x.ndim < 4 else x.reshape(-1, *x.shape[-2:])) / math.sqrt(eps)
         xp = namespace(self.x)
         w = xp.astype(a, xp.float64)
         self.a = w / xp.sum(w)  # to the last digit: a mass that is missing cannot be transported
-        self._order = None
-        if not bool(xp.all(self.a > 0)):
+        self._order, self.lightest = None, float(xp.min(self.a))
+        if self.lightest == 0.0:
             self._order = xp.nonzero(self.a > 0)[0]
+            self.lightest = float(xp.min(self.a[self._order]))
         elif not is_dense(self.x, self.x):
             self._order = xp.asarray(neighbours(to_numpy(self.x)), device=device(self.x))
 
@@ -554,41 +583,64 @@ class _Scaled:
 
 
 def _precisely(
-    solve: Callable[[Any, Array | None, int], fixed_point.Solution],
+    solve: Callable[[Any, Array | None, int, Any], fixed_point.Solution],
     h: Array | None,
     xs: _Scaled,
     ys: _Scaled,
     tol: float,
     max_iter: int,
 ) -> tuple[fixed_point.Solution, str]:
-    """Solve in float32 where its rounding is well within `tol`; go on in float64 where that does not get there."""
+    """Solve in float32 where its rounding is well within `tol`; go on in float64 where that does not get there.
+
+    Of a stack, only the problems that are not yet within the tolerance are solved further.
+    """
     xp = namespace(xs.x)
     size = extent(xs.x, ys.x)
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
-    light = min(float(xp.min(xp.where(z.a > 0, z.a, 1.0))) for z in (xs, ys))
+    light = min(xs.lightest, ys.lightest)
     rounded = fixed_point.rounding(size, size**0.5, xp.float32)
-    if tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5:
-        solved = solve(xp.float32, h, max_iter)
-        if solved.within or solved.n_iter >= max_iter:
-            return solved, "float32"
-        rest = solve(xp.float64, solved.h, max_iter - solved.n_iter)
-        return rest._replace(n_iter=solved.n_iter + rest.n_iter), "float64"
-    return solve(xp.float64, h, max_iter), "float64"
+    single = tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5
+    solved = solve(xp.float32 if single else xp.float64, h, max_iter, ...)
+    precision = "float32" if single else "float64"
+    while True:
+        left = ~solved.within & (solved.n_iter < max_iter)
+        if not bool(left.any()) or solved.ended and precision == "float64":
+            return solved, precision
+        dtype = xp.float64 if solved.ended or precision == "float64" else xp.float32
+        precision = "float64" if solved.ended else precision
+        some = xp.nonzero(left)[0] if left.ndim else ...
+        rest = solve(dtype, solved.h[some], int(max_iter - xp.max(solved.n_iter[some])), some)
+        solved = _merged(solved, rest._replace(n_iter=rest.n_iter + solved.n_iter[some]), some)
+
+
+def _merged(solved: fixed_point.Solution, rest: fixed_point.Solution, some: Any) -> fixed_point.Solution:
+    """Return a solution with that of some problems put in, all in the dtype of the latter."""
+    if some is ...:
+        return rest
+    whole = [namespace(z).astype(z, new.dtype) for z, new in zip(solved[:-1], rest[:-1], strict=True)]
+    for z, new in zip(whole, rest[:-1], strict=True):
+        z[some] = new
+    return fixed_point.Solution(*whole, rest.ended)
 
 
 def _mapped(
-    solved: fixed_point.Solution, f: Array, g: Array, T: Array, precision: str, x: Array, eps: float
+    solved: fixed_point.Solution, f: Array, g: Array, T: Array, precision: str, clouds: tuple[Array, Array], eps: float
 ) -> _Mapped:
-    """Return a solution in the units, library and dtype of the cloud x."""
-    blur, xp = math.sqrt(eps), namespace(T)
-    units = (eps, eps, blur, blur)  # which the dtype of the arithmetic need not hold
-    error = float(xp.max(solved.marginal))
-    error = error if math.isfinite(error) else 2.0
-    f, g, T, T_error = (
-        like(xp.astype(z, xp.float64) * u, x) for z, u in zip((f, g, T, solved.T_error), units, strict=True)
-    )
-    return _Mapped(Potentials(f, g, error, solved.n_iter, solved.within, precision), T, T_error)
+    """Return a solution in the units, dtype and leading dimensions of the clouds."""
+    blur, xp, (x, y) = math.sqrt(eps), namespace(T), clouds
+    lead = x.shape[:-2]
+
+    def out(z: Array, unit: float, shape: tuple[int, ...]) -> Array:  # units that the dtype of arithmetic may not hold
+        return xp.astype(xp.astype(z, xp.float64) * unit, x.dtype).reshape(shape)
+
+    marginal = xp.where(xp.isfinite(solved.marginal), solved.marginal, 2.0).reshape(lead)
+    potentials = Potentials(
+        out(f, eps, x.shape[:-1]), out(g, eps, y.shape[:-1]), float(xp.max(marginal)), int(xp.max(solved.n_iter)),
+        bool(xp.all(solved.within)), precision,
+    )  # fmt: skip
+    n_iter, within = solved.n_iter.reshape(lead), solved.within.reshape(lead)
+    return _Mapped(potentials, out(T, blur, x.shape), out(solved.T_error, blur, lead), marginal, n_iter, within)
 
 
 def pick_solver(solver: object) -> Solver:
