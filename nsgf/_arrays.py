@@ -24,9 +24,13 @@ _NAMESPACES: dict[type, Any] = {}  # of each kind of array: array_namespace take
 def namespace(*arrays: Array) -> Any:
     """Return the array-API namespace that the arrays share."""
     kind = type(arrays[0])
-    if kind not in _NAMESPACES or any(type(z) is not kind for z in arrays):
-        _NAMESPACES[kind] = array_namespace(*arrays)
-    return _NAMESPACES[kind]
+    for z in arrays[1:]:
+        if type(z) is not kind:
+            return array_namespace(*arrays)
+    found = _NAMESPACES.get(kind)
+    if found is None:
+        found = _NAMESPACES[kind] = array_namespace(*arrays)
+    return found
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ _EXACT = {"contract", "nsz"}  # what is taken away in two parts is not to be tak
 
 
 def compiled(**options: Any) -> Any:
-    """Return the decorator that compiles a loop; where a function that it calls is edited, its cache is to be deleted."""
+    """Return the decorator that compiles a loop. Its cache is to be deleted where what it calls is edited."""
     return njit(**{"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST, **options})
 
 

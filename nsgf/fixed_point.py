@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import BLOCK, Kernel, extent, half_squares, is_wide
+from nsgf.kernel import BLOCK, RESOLVED, Kernel, extent, half_squares
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
@@ -87,17 +87,18 @@ def units(length: Array) -> tuple[Array, Array]:
 
 
 class Clouds(NamedTuple):
-    """Two weighted clouds in units of the blur, and the share of the tolerance below which entries are left out."""
+    """Two weighted clouds in units of the blur, with the extents of each problem."""
 
     x: Array  # (…, n, d)
     y: Array  # (…, m, d)
     a: Array
     b: Array
-    drop: float
+    size: Array  # (…), as of `extents`
+    drop: float  # entries of the kernel that may be left out
 
     def kernel(self) -> Kernel:
         """Return their kernel, which is to absorb a potential."""
-        return Kernel(*self)
+        return Kernel(self.x, self.y, self.a, self.b, self.drop)
 
 
 def solve_cross(clouds: Clouds, h: Array | None, base: Array, tol: float, max_iter: int) -> Solution:
@@ -322,7 +323,7 @@ def _is_small(clouds: Clouds) -> bool:
     return bool(
         isinstance(clouds.x, np.ndarray)
         and max(clouds.x.shape[-2], clouds.y.shape[-2]) <= _SMALL
-        and not is_wide(clouds.x, clouds.y)
+        and float(clouds.size.max()) <= RESOLVED
     )
 
 
@@ -332,11 +333,11 @@ def _solve_small(
     """Solve in compiled code, each problem of a stack by itself, and held against its own lengths."""
     from nsgf import small_problems
 
-    x, y, a, b, _ = clouds
+    x, y, a, b, size, _ = clouds
     every = _every(*x.shape[-2:])
     watched = x[..., :0, :] if base is None else base[..., ::every, :].astype(x.dtype, copy=False)
     h = np.full_like(y[..., 0], np.nan) if h is None else h
-    size = extents(x, y).astype(np.float64).reshape(-1)
+    size = size.reshape(-1)
     rounded, (least, most) = rounding(size, size**0.5, x.dtype), units(size**0.5)
     least = np.maximum(least, 3.0 * rounded / tol) if base is None else least
     shared = {"tol": tol, "max_iter": max_iter, "plain": plain, "patience": _PATIENCE[8 * x.itemsize], "every": every}

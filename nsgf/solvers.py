@@ -496,16 +496,17 @@ def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, ba
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
     base = xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
 
-    def solve(dtype: Any, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
-        clouds = fixed_point.Clouds(
-            xs.rows(xs.x[some], dtype), ys.rows(ys.x[some], dtype), xs.weights(dtype), ys.weights(dtype),
-            _DROP * solver.tol,
-        )  # fmt: skip
-        h = None if h is None else namespace(h).astype(h, dtype, copy=False)
+    size = extents(xs.x, ys.x)
+
+    def solve(dtype: str, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
+        x, y = xs.rows(xs.x[some], dtype), ys.rows(ys.x[some], dtype)
+        clouds = fixed_point.Clouds(x, y, xs.weights(dtype), ys.weights(dtype), size[some], _DROP * solver.tol)
+        h = None if h is None else _as(h, dtype)
         return fixed_point.solve_cross(clouds, h, base[some], solver.tol, max_iter)
 
     h = None if init is None else ys.rows((init.g / eps).reshape(ys.x.shape[:-1])[..., None])[..., 0]
-    solved, precision = _precisely(solve, h, xs, ys, solver.tol, solver.max_iter)
+    light = min(xs.lightest, ys.lightest)
+    solved, precision = _precisely(solve, h, float(size.max()), light, solver.tol, solver.max_iter)
     (f, T), (g, _) = xs.everywhere(solved.phi, solved.T, ys, solved.h), ys.everywhere(solved.h, None, xs, solved.phi)
     return _mapped(solved, f, g, T, precision, (x_a[0], y_b[0]), eps)
 
@@ -517,14 +518,16 @@ def _own(
     xs = _Scaled(x, a, eps)
     base = None if base is None else xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
 
-    def solve(dtype: Any, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
+    size = extents(xs.x, xs.x)
+
+    def solve(dtype: str, h: Array | None, max_iter: int, some: Any) -> fixed_point.Solution:
         cloud, weights = xs.rows(xs.x[some], dtype), xs.weights(dtype)
-        h = None if h is None else namespace(h).astype(h, dtype, copy=False)
-        clouds = fixed_point.Clouds(cloud, cloud, weights, weights, _DROP * tol)
+        h = None if h is None else _as(h, dtype)
+        clouds = fixed_point.Clouds(cloud, cloud, weights, weights, size[some], _DROP * tol)
         return fixed_point.solve_own(clouds, h, None if base is None else base[some], tol, max_iter)
 
     h = None if init is None else xs.rows((init.f / eps).reshape(xs.x.shape[:-1])[..., None])[..., 0]
-    solved, precision = _precisely(solve, h, xs, xs, tol, max_iter)
+    solved, precision = _precisely(solve, h, float(size.max()), xs.lightest, tol, max_iter)
     f, T = xs.everywhere(0.5 * (solved.h + solved.phi), solved.T, xs, solved.h)  # one more iteration
     return _mapped(solved, f, f, T, precision, (x, x), eps)
 
@@ -545,6 +548,12 @@ def dual_value(
     return eps * value, eps * error
 
 
+def _as(z: Array, dtype: Any) -> Array:
+    """Return z in a dtype of its own library, or of one's name."""
+    xp = namespace(z)
+    return xp.astype(z, getattr(xp, dtype) if isinstance(dtype, str) else dtype, copy=False)
+
+
 class _Scaled:
     """A weighted cloud in units of the blur, where the arithmetic is done; its rows with mass, near ones together."""
 
@@ -563,7 +572,7 @@ class _Scaled:
     def rows(self, z: Array, dtype: Any = None) -> Array:
         """Return the rows of z that have mass, in their order."""
         z = z if self._order is None else z[..., self._order, :]
-        return z if dtype is None else namespace(z).astype(z, dtype, copy=False)
+        return z if dtype is None else _as(z, dtype)
 
     def weights(self, dtype: Any) -> Array:
         """Return the weights of those rows."""
@@ -583,10 +592,10 @@ class _Scaled:
 
 
 def _precisely(
-    solve: Callable[[Any, Array | None, int, Any], fixed_point.Solution],
+    solve: Callable[[str, Array | None, int, Any], fixed_point.Solution],
     h: Array | None,
-    xs: _Scaled,
-    ys: _Scaled,
+    size: float,
+    light: float,
     tol: float,
     max_iter: int,
 ) -> tuple[fixed_point.Solution, str]:
@@ -594,23 +603,20 @@ def _precisely(
 
     Of a stack, only the problems that are not yet within the tolerance are solved further.
     """
-    xp = namespace(xs.x)
-    size = extent(xs.x, ys.x)
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
-    light = min(xs.lightest, ys.lightest)
-    rounded = fixed_point.rounding(size, size**0.5, xp.float32)
+    rounded = fixed_point.rounding(size, size**0.5, "float32")
     single = tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5
-    solved = solve(xp.float32 if single else xp.float64, h, max_iter, ...)
+    solved = solve("float32" if single else "float64", h, max_iter, ...)
+    xp = namespace(solved.T)
     precision = "float32" if single else "float64"
     while True:
         left = ~solved.within & (solved.n_iter < max_iter)
         if not bool(left.any()) or solved.ended and precision == "float64":
             return solved, precision
-        dtype = xp.float64 if solved.ended or precision == "float64" else xp.float32
         precision = "float64" if solved.ended else precision
         some = xp.nonzero(left)[0] if left.ndim else ...
-        rest = solve(dtype, solved.h[some], int(max_iter - xp.max(solved.n_iter[some])), some)
+        rest = solve(precision, solved.h[some], int(max_iter - xp.max(solved.n_iter[some])), some)
         solved = _merged(solved, rest._replace(n_iter=rest.n_iter + solved.n_iter[some]), some)
 
 
