@@ -113,7 +113,9 @@ class Kernel:
             return None
         from nsgf import passes  # the compiler is slow to import
 
-        return passes.Few(x, self.y, self.a, self.b, drop) if x.shape[1] <= passes.FEW else None
+        if x.shape[1] <= passes.FEW:
+            return passes.Few(x, self.y, self.a, self.b, drop)
+        return passes.Many(x, self.y, self.a, self.b, _STORED)
 
     @property
     def omitted(self) -> float:
@@ -165,6 +167,10 @@ class Kernel:
         """Return the softmin of `h` and the barycentric map, of one pass where that is possible."""
         phi, T = self._passes.potential_and_map(h)
         return phi + self.half_x, T
+
+    def map_once(self, h: Array) -> Array:
+        """Return the barycentric map under `h`, absorbed or not, of a kernel that is not used again."""
+        return self._passes.map_once(h)
 
 
 class PlainPasses:
@@ -254,6 +260,11 @@ class PlainPasses:
         """Return both."""
         return self.potential(h), self.map(h)
 
+    def map_once(self, h: Array) -> Array:
+        """Return the barycentric map under `h`, absorbed or not."""
+        self.absorb(h, keep=True)
+        return self.map(h)
+
     def _take(self, phi: Array, h: Array) -> None:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
         xp, self.h = self._xp, h
@@ -320,8 +331,7 @@ def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array
     some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
     zs, ys, h, weights = z / blur, y[..., some, :] / blur, g[..., some] / eps, b[some]
     kernel = Kernel(zs, ys, namespace(zs).ones_like(zs.reshape(-1, zs.shape[-2], zs.shape[-1])[0, :, 0]), weights)
-    kernel.absorb(h)
-    return like(kernel.map(h) * blur, z)
+    return like(kernel.map_once(h) * blur, z)
 
 
 def _transposed(x: Array) -> Array:

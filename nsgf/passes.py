@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nsgf._compiled import compiled, cores, on_all_cores
+from nsgf._compiled import compiled, cores, exp, on_all_cores
 
 FEW = 8  # features, up to which entries are computed anew at every pass
 _SCALE = math.log2(math.e) ** 0.5  # of both clouds: their product is then in bits
@@ -29,6 +29,12 @@ _CHUNK = 4096  # entries that are summed in the dtype of the arithmetic
 _BITS = {32: 115.0, 64: 860.0}  # largest exponents, either way: there are no subnormal numbers
 _LIGHT, _HEAVY = {32: 2.0**-22, 64: 2.0**-300}, {32: 2.0**40, 64: 2.0**300}  # masses of rows that are accurate
 _FAR = 16.0  # nats between a potential that serves rows and columns and the one that was absorbed
+_ENTRIES = 2**20  # of a block that is not stored
+_NATS = {32: 80.0, 64: 650.0}  # largest exponents of such blocks
+# A column of a stored kernel may move by this many nats. Its entries, at most e^far over a mass, and 1 over a weight,
+# stay in range; and where its potential rises, an entry that was raised to e^-80 weighs e^(far - 80) at most, against
+# masses of rows above 2^-22.
+_MOVED = {32: 20.0, 64: 100.0}
 _LOST = 1e-3  # mass of a column, relative to its weight, below which what was left out of it would show
 
 
@@ -373,6 +379,10 @@ class Few:
         T = self.map(h)
         return self._nats(self._x.potential), T
 
+    def map_once(self, h: np.ndarray) -> np.ndarray:
+        """Return the barycentric map under `h`, absorbed or not."""
+        return self.map(h)
+
     def _nats(self, potential: np.ndarray) -> np.ndarray:
         return potential * self._dtype.type(math.log(2.0))
 
@@ -414,3 +424,219 @@ class Few:
 
 def _packed(Y: Side, some: Any) -> np.ndarray:
     return np.concatenate([Y.z[:, some], Y.potential[None, some], Y.weight[None, some]])
+
+
+_STORED, _POWERS, _NEW = 0, 1, 2  # what a block holds: entries, or products x·y with or without a potential of the rows
+
+
+@compiled
+def _products(K, x, y):
+    """Fill a row with x·y."""
+    K[:] = 0
+    for q in range(len(x)):
+        x_q = x[q]
+        for j in range(len(K)):
+            K[j] += x_q * y[q, j]
+
+
+@compiled
+def _to_powers(K, h, phi, nats):
+    for j in range(len(K)):
+        K[j] = exp(max(min(K[j] + h[j] + phi, nats), -nats))
+
+
+@compiled
+def _mass(K, bv):
+    total = bv[0] * 0
+    for j in range(len(K)):
+        total += K[j] * bv[j]
+    return total
+
+
+@compiled
+def _renew(K, h, change, bv, nats):
+    """Turn a row of products into entries of mass 1 under h + change; return the row's potential."""
+    top = -np.inf
+    for j in range(len(K)):
+        top = max(top, K[j] + h[j] + change[j])
+    _to_powers(K, h, K.dtype.type(-top), nats)
+    mass = _mass(K, bv)
+    scale = 1 / mass
+    for j in range(len(K)):
+        K[j] *= scale
+    return -top - math.log(mass)
+
+
+@compiled
+def _add_one(columns, K, u):
+    for j in range(len(columns)):
+        columns[j] += u * K[j]
+
+
+@compiled
+def _through(K, state, x, y, h, change, bv, a, phi, mass, limits, columns):
+    """Go through the rows of a block: their masses, and their shares of the columns'."""
+    nats, light, heavy = limits
+    n, u = len(K), np.zeros(4, K.dtype)
+    for start in range(0, n, 4):
+        end = min(start + 4, n)
+        for i in range(start, end):
+            if state == _POWERS:
+                _to_powers(K[i], h, phi[i], nats)
+            mass[i] = 0 if state == _NEW else _mass(K[i], bv)
+            if not light < mass[i] < heavy:
+                if state != _NEW:
+                    _products(K[i], x[i], y)
+                phi[i], mass[i] = _renew(K[i], h, change, bv, nats), 1
+            u[i - start] = a[i] / mass[i]
+        if len(columns) and end == start + 4:
+            _add(columns, K[start:end], len(columns), u)
+        elif len(columns):
+            for i in range(start, end):
+                _add_one(columns, K[i], u[i - start])
+
+
+class Many:
+    """Passes over the kernel of clouds with many features: blocks of a matrix product, stored while there is room.
+
+    Attributes
+    ----------
+    h : array of shape (m,)
+        The potential that entries are made of.
+    omitted : float
+        Zero: nothing is left out.
+    """
+
+    omitted = 0.0
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, room: int) -> None:
+        self._x, self._y, self._a, self._b = np.ascontiguousarray(x), np.ascontiguousarray(y.T), a, b
+        n, m, bits = len(x), len(y), 8 * x.itemsize
+        self._half_y, self._fits, self._store = 0.5 * np.vecdot(y, y), n * m * x.itemsize <= room, None
+        self._phi, self._weighted = np.zeros(n, x.dtype), np.concatenate([np.ones_like(y[:, :1]), y], axis=1)
+        self._limits, self._far = (x.dtype.type(_NATS[bits]), _LIGHT[bits], _HEAVY[bits]), _MOVED[bits]
+        self._both = False
+
+    def absorb(self, h: np.ndarray, keep: bool = True) -> np.ndarray:
+        """Take in `h`; return its softmin without the half squares."""
+        self._take(h, keep)
+        self._sweep(h, _NEW)
+        self._absorbed = self._phi.copy()
+        return self._absorbed
+
+    def absorb_both(self, phi: np.ndarray, h: np.ndarray) -> None:
+        """Take in potentials of the rows and columns."""
+        self._take(h, keep=True)
+        self._phi[:], self._both = phi, True
+        self._absorbed = self._phi.copy()
+        if self._store is not None:
+            self._sweep(h, _POWERS)
+
+    def near(self, h: np.ndarray) -> bool:
+        """Whether `h` is near enough to the absorbed potential, but for a few columns that passes compute anew."""
+        if self._both:
+            return bool(abs(h - self._given).max() < _FAR)
+        return self._store is None or np.count_nonzero(abs(h - self.h) >= self._far) <= len(h) // 16
+
+    def potential(self, h: np.ndarray) -> np.ndarray:
+        """Return the softmin of `h` without the half squares."""
+        mass = self._sweep(h)[0]
+        return self._normal(mass)
+
+    def row_masses(self, h: np.ndarray) -> np.ndarray:
+        """Return the mass of every row, relative to the absorbed potential of the rows."""
+        return np.exp(self._absorbed - self.potential(h))
+
+    def column_masses(self, h: np.ndarray) -> np.ndarray:
+        """Return the mass of every column relative to its weight, once the rows have theirs."""
+        return self._sweep(h, columns=True)[1]
+
+    def map(self, h: np.ndarray, every: int = 1) -> np.ndarray:
+        """Return the barycentric map of `every`-th row."""
+        return self._sweep(h, every=every, average=True)[2]
+
+    def potential_and_map(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both, of one pass."""
+        mass, _, T = self._sweep(h, average=True)
+        return self._normal(mass), T
+
+    def map_once(self, h: np.ndarray) -> np.ndarray:
+        """Return the barycentric map under `h`, absorbed or not, and keep nothing."""
+        self._take(h, keep=False)
+        return self._sweep(h, _NEW, average=True)[2]
+
+    def _normal(self, mass: np.ndarray) -> np.ndarray:
+        return self._phi - np.log(mass)
+
+    def _take(self, h: np.ndarray, keep: bool) -> None:
+        self.h = self._given = h
+        self._column, self._both, shape = h - self._half_y, False, (len(self._x), len(h))
+        if not (keep and self._fits):
+            self._store = None
+        elif self._store is None:
+            self._store = np.empty(shape, h.dtype)
+        self._step = shape[0] if self._store is not None else max(4, _ENTRIES // shape[1])
+
+    def _follow(self, h: np.ndarray) -> None:
+        """Take in what entries can: all of `h` where they are computed anew, else the columns where it is far."""
+        if self._store is None:
+            self.h, self._column = h, h - self._half_y
+            return
+        moved = np.flatnonzero(abs(h - self.h) >= self._far)
+        if len(moved):
+            self.h = self.h.copy()
+            self.h[moved], self._column[moved] = h[moved], h[moved] - self._half_y[moved]
+            t = self._x @ self._y[:, moved] + self._column[moved] + self._phi[:, None]
+            self._store[:, moved] = np.exp(np.clip(t, -self._limits[0], self._limits[0]))
+
+    def _sweep(
+        self, h: np.ndarray, state: int = _STORED, every: int = 1, columns: bool = False, average: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Go through the kernel under `h`; return masses of rows, of columns, and barycentres."""
+        if state == _STORED:
+            self._follow(h)
+            state = _STORED if self._store is not None else _POWERS
+        change = h - self.h
+        v = np.exp(change)
+        bv, n = self._b * v, len(self._x)
+        mass, total = np.empty(-(-n // every), v.dtype), np.zeros(len(h) if columns else 0)
+        weighted = bv[:, None] * self._weighted if average else self._weighted[:0]
+        T = np.empty((len(mass), self._weighted.shape[1] - 1), v.dtype) if average else weighted
+        for start in range(0, len(mass), self._step):
+            some = slice(start, start + self._step)
+            rows = slice(start * every, min(n, (start + self._step) * every), every)
+            K, x, a, phi = self._block(rows, state), self._x[rows], self._a[rows], self._phi[rows]
+            if every > 1:  # whatever is done to a copy of the rows is done to one of their potentials
+                x, a, phi = x.copy(), a.copy(), phi.copy()
+            with_rows = (K, x, a, phi, mass[some])
+            total += self._through(with_rows, state, change, bv, columns)
+            if average:
+                part = K @ weighted
+                T[some] = part[:, 1:] / part[:, :1]
+            if self._store is None and every == 1:
+                phi -= np.log(mass[some])
+                mass[some] = 1
+        return mass, (v * total if columns else total).astype(v.dtype), T
+
+    def _block(self, rows: slice, state: int) -> np.ndarray:
+        """Return entries or products of some rows: those that are stored, or in memory that a cache may hold."""
+        if state == _STORED:
+            return self._store[rows] if rows.step == 1 else self._store[rows].copy()
+        out = None if self._store is None else self._store
+        return np.matmul(self._x[rows], self._y, out=out)
+
+    def _through(
+        self, rows: tuple[np.ndarray, ...], state: int, change: np.ndarray, bv: np.ndarray, columns: bool
+    ) -> np.ndarray:
+        """Go through a block on all cores; return the columns' masses where they are asked for."""
+        n, m = rows[0].shape
+
+        def work(start: int) -> np.ndarray:
+            K, x, a, phi, mass = (z[start : start + step] for z in rows)
+            total = np.zeros(m if columns else 0, K.dtype)
+            _through(K, state, x, self._y, self._column, change, bv, a, phi, mass, self._limits, total)
+            return total
+
+        step = max(4, min(256, 4 * -(-n // (16 * cores()))))
+        totals = on_all_cores(work, range(0, n, step))
+        return np.sum(totals, axis=0, dtype=np.float64)
