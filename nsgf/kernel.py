@@ -12,7 +12,7 @@ one size.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from nsgf._arrays import Array, device, like, namespace
 
 _STORED = 2**28  # bytes of entries that are kept
 BLOCK = 2**20  # entries of one block: what a cache holds
-_PIECE = 2**16  # entries that the cache of one core holds
-_LEAF = 256  # rows of a block at least, which need no order among themselves
+_LEAF = 32  # rows which need no order among themselves
+_LEAST_ROWS = 256  # of a plain block
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
 _FEW = 32  # features, below which near rows have their near columns in common
 RESOLVED = 2.0**30  # half squares, in blurs, beyond which the rounding of their differences would show in a plan
+_LIGHT = {32: 1e-25, 64: 1e-250}  # weights below which exponents leave the range of compiled passes
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
 
@@ -71,12 +72,15 @@ def is_dense(x: Array, y: Array) -> bool:
 
 
 def neighbours(x: np.ndarray) -> np.ndarray:
-    """Return an order of the rows of x (n, d) in which near rows come together: medians along the widest axis."""
+    """Return an order of the rows of x (n, d) in which near rows come together: cuts across the widest axis.
+
+    Rows from a multiple of 32 · 2^k on to the next one are a leaf of some level.
+    """
 
     def split(i: np.ndarray) -> list[np.ndarray]:
         if len(i) <= _LEAF:
             return [i]
-        axis, half = int(np.argmax(np.ptp(x[i], axis=0))), len(i) // 2
+        axis, half = int(np.argmax(np.ptp(x[i], axis=0))), _LEAF << (((len(i) - 1) // _LEAF).bit_length() - 1)
         parted = i[np.argpartition(x[i, axis], half)]
         return split(parted[:half]) + split(parted[half:])
 
@@ -86,7 +90,8 @@ def neighbours(x: np.ndarray) -> np.ndarray:
 class Kernel:
     """K between x (…, n, d) and y (…, m, d), of weights a (n,) and b (m,); absorb a potential before the first use.
 
-    Entries below `drop` may be left out. Rows of one block should lie near each other for that to be possible.
+    Of any row, and of any column, a mass of `drop` may be left out. Rows of one block should lie near each other for
+    that to be possible.
     """
 
     def __init__(self, x: Array, y: Array, a: Array, b: Array, drop: float = 1e-9) -> None:
@@ -97,48 +102,121 @@ class Kernel:
         self.length, self.wide = self.size**0.5, self.size > RESOLVED
         if self.wide:  # costs are taken from differences, and no part of them is left to the potentials
             self.half_x, self.half_y = 0.0 * self.half_x, 0.0 * self.half_y
-        self._floor = self.xp.asarray(_FLOOR[self.xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
-        n, m = x.shape[-2], y.shape[-2]
-        self._dense, whole = is_dense(x, y), x.ndim > 2 or n * m <= _DENSE
-        self._far = _FAR if self._dense else _FAR_SPARSE
-        self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
-        step = n if whole else max(_LEAF, BLOCK // m)
-        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
-        room = math.prod(x.shape[:-1]) * m
-        if not self._dense:
-            room = min(room, _STORED * 8 // self.xp.finfo(x.dtype).bits)
-        self._store = self.xp.empty(room, dtype=x.dtype, device=device(x))
-        self._block = self._store
-        if not self._dense:
-            self._block = self.xp.empty(min(step, n) * m, dtype=x.dtype, device=device(x))
+        self._passes = self._compiled(drop) or PlainPasses((x, y), (a, b), self.half_y, self.wide, drop)
+
+    def _compiled(self, drop: float) -> Any:
+        """Return compiled passes where there are any: over NumPy's arrays, and weights that are no rounding errors."""
+        x = self.x
+        if not isinstance(x, np.ndarray) or x.ndim > 2 or self.wide or x.dtype.char not in "fd":
+            return None
+        if float(self.b.min()) < _LIGHT[8 * x.itemsize]:
+            return None
+        from nsgf import passes  # the compiler is slow to import
+
+        if x.shape[1] <= passes.FEW:
+            return passes.Few(x, self.y, self.a, self.b, drop)
+        return passes.Many(x, self.y, self.a, self.b, _STORED)
+
+    @property
+    def omitted(self) -> float:
+        """The most mass that the last pass left out of a row, relative to the row."""
+        return self._passes.omitted
+
+    @property
+    def h(self) -> Array:
+        """The absorbed potential (…, m)."""
+        return self._passes.h
 
     def absorb(self, h: Array, keep: bool = True) -> Array:
         """Take in `h` (…, m); return the potential φ (…, n) that gives every row mass 1: the softmin of `h`.
 
         Where only φ is wanted, the entries need not be kept.
         """
-        xp, phi = self.xp, self.xp.empty_like(self.x[..., 0])
-        self._take(xp.zeros_like(phi), h)
-        for rows, K in self._scores():
-            top = xp.empty_like(K[..., 0])  # (…, rows)
-            _by_pieces(self._exp_below_top, K, top)
-            mass = _product(self.b, K)
-            phi[..., rows] = self._x[..., rows, -1] = -(top + xp.log(mass))
-            if self._dense:
-                self._x[..., rows, -1] = -top  # rows of any mass will do
-            else:
-                K /= mass[..., None]
-            if keep:
-                self._keep(rows, K)
+        phi = self._passes.absorb(h, keep)
         if self.wide:
-            self.size = float(xp.maximum(abs(phi).max(), abs(h).max()))
+            self.size = float(self.xp.maximum(abs(phi).max(), abs(h).max()))
         return phi + self.half_x
 
     def absorb_both(self, h: Array) -> None:
         """Take in one potential for the rows and the columns of the kernel of a cloud with itself."""
-        self._take(h - self.half_x, h)
+        self._passes.absorb_both(h - self.half_x, h)
         if self.wide:
             self.size = float(abs(h).max())
+
+    def near(self, h: Array) -> bool:
+        """Whether `h` is near enough to the absorbed potential."""
+        return self._passes.near(h)
+
+    def potential(self, h: Array) -> Array:
+        """Return the softmin of `h`, shape (…, n)."""
+        return self._passes.potential(h) + self.half_x
+
+    def row_masses(self, h: Array) -> Array:
+        """Return the mass of every row under `h`, relative to its weight and the absorbed φ, shape (…, n)."""
+        return self._passes.row_masses(h)
+
+    def column_masses(self, h: Array) -> Array:
+        """Return the mass of every column relative to its weight, once the rows have theirs, shape (…, m)."""
+        return self._passes.column_masses(h)
+
+    def map(self, h: Array, every: int = 1) -> Array:
+        """Return the barycentric map T(x_i) = Σ_j y_j w_ij of `every`-th row under `h`, shape (…, k, d)."""
+        return self._passes.map(h, every)
+
+    def potential_and_map(self, h: Array) -> tuple[Array, Array]:
+        """Return the softmin of `h` and the barycentric map, of one pass where that is possible."""
+        phi, T = self._passes.potential_and_map(h)
+        return phi + self.half_x, T
+
+    def map_once(self, h: Array) -> Array:
+        """Return the barycentric map under `h`, absorbed or not, of a kernel that is not used again."""
+        return self._passes.map_once(h)
+
+
+class PlainPasses:
+    """Passes over a kernel, of the operations that all array libraries have; potentials are without half squares."""
+
+    def __init__(
+        self, clouds: tuple[Array, Array], weights: tuple[Array, Array], half_y: Array, wide: bool, drop: float
+    ):
+        (self._x, self._y), (self._a, self._b) = clouds, weights
+        self._half_y, self._wide, self.omitted = half_y, wide, min(1.0, drop * clouds[1].shape[-2])
+        self._xp = xp = namespace(*clouds)
+        x, (n, m) = self._x, (self._x.shape[-2], self._y.shape[-2])
+        self._floor = xp.asarray(_FLOOR[xp.finfo(x.dtype).bits], dtype=x.dtype, device=device(x))
+        self._dense, whole = is_dense(*clouds), x.ndim > 2 or n * m <= _DENSE
+        self._far = _FAR if self._dense else _FAR_SPARSE
+        self._drop = drop * math.exp(-2 * self._far)  # h and φ may each move that far before the entry is read again
+        step = n if whole else max(_LEAST_ROWS, BLOCK // m)
+        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+        room = math.prod(x.shape[:-1]) * m
+        if not self._dense:
+            room = min(room, _STORED * 8 // xp.finfo(x.dtype).bits)
+        self._store = xp.empty(room, dtype=x.dtype, device=device(x))
+        self._block = self._store
+        if not self._dense:
+            self._block = xp.empty(min(step, n) * m, dtype=x.dtype, device=device(x))
+
+    def absorb(self, h: Array, keep: bool) -> Array:
+        """Take in `h` (…, m); return its softmin φ (…, n)."""
+        xp, phi = self._xp, self._xp.empty_like(self._x[..., 0])
+        self._take(xp.zeros_like(phi), h)
+        for rows, K in self._scores():
+            top = xp.max(K, axis=-1)  # (…, rows)
+            K -= top[..., None]
+            mass = _product(self._b, self._exp(K))
+            phi[..., rows] = self._left[..., rows, -1] = -(top + xp.log(mass))
+            if self._dense:
+                self._left[..., rows, -1] = -top  # rows of any mass will do
+            else:
+                K /= mass[..., None]
+            if keep:
+                self._keep(rows, K)
+        return phi
+
+    def absorb_both(self, phi: Array, h: Array) -> None:
+        """Take in a potential for the rows and one for the columns."""
+        self._take(phi, h)
         for rows, K in self._scores():
             self._keep(rows, self._exp(K))
 
@@ -152,29 +230,29 @@ class Kernel:
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""
-        return self._x[..., -1] + self.half_x - self.xp.log(self.row_masses(h))
+        return self._left[..., -1] - self._xp.log(self.row_masses(h))
 
     def row_masses(self, h: Array) -> Array:
         """Return the mass of every row under `h`, relative to its weight and the absorbed φ, shape (…, n)."""
-        bv = self.b * self.xp.exp(h - self.h)
+        bv = self._b * self._xp.exp(h - self.h)
         return _joined([_product(bv[..., columns], K) for _, columns, K in self._blocks()], -1)
 
     def column_masses(self, h: Array) -> Array:
         """Return the mass of every column relative to its weight, once the rows have theirs, shape (…, m)."""
-        v = self.xp.exp(h - self.h)
-        bv, mass = self.b * v, self.xp.zeros_like(v)
+        v = self._xp.exp(h - self.h)
+        bv, mass = self._b * v, self._xp.zeros_like(v)
         for rows, columns, K in self._blocks():
-            au = self.a[rows] / _product(bv[..., columns], K)
+            au = self._a[rows] / _product(bv[..., columns], K)
             mass[..., columns] += (au[..., None, :] @ K)[..., 0, :]
         return v * mass
 
     def map(self, h: Array, every: int = 1) -> Array:
         """Return the barycentric map T(x_i) = Σ_j y_j w_ij of `every`-th row under `h`, shape (…, k, d)."""
-        xp, bv = self.xp, (self.b * self.xp.exp(h - self.h))[..., None]
-        if self.y.shape[-1] < _FEW:  # torch takes products with few columns four times faster where each is contiguous
-            weighted = xp.concat([_transposed(bv), _transposed(bv * self.y)], axis=-2)  # (…, 1 + d, m)
+        xp, bv = self._xp, (self._b * self._xp.exp(h - self.h))[..., None]
+        if self._y.shape[-1] < _FEW:  # torch takes products with few columns four times faster where each is contiguous
+            weighted = xp.concat([_transposed(bv), _transposed(bv * self._y)], axis=-2)  # (…, 1 + d, m)
         else:
-            weighted = _transposed(xp.concat([bv, bv * self.y], axis=-1))
+            weighted = _transposed(xp.concat([bv, bv * self._y], axis=-1))
         parts = [
             K[..., -rows.start % every :: every, :] @ _transposed(weighted[..., columns])  # (…, rows, 1 + d)
             for rows, columns, K in self._blocks()
@@ -182,13 +260,22 @@ class Kernel:
         ]
         return _joined([part[..., 1:] / part[..., :1] for part in parts], -2)
 
+    def potential_and_map(self, h: Array) -> tuple[Array, Array]:
+        """Return both."""
+        return self.potential(h), self.map(h)
+
+    def map_once(self, h: Array) -> Array:
+        """Return the barycentric map under `h`, absorbed or not."""
+        self.absorb(h, keep=True)
+        return self.map(h)
+
     def _take(self, phi: Array, h: Array) -> None:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
-        xp, self.h = self.xp, h
-        one, column = xp.ones_like(self.x[..., :1]), (h - self.half_y)[..., None]
-        x, y = (self.x[..., :0], self.y[..., :0]) if self.wide else (self.x, self.y)
-        self._x = xp.concat([x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
-        self._y = _transposed(xp.concat([y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
+        xp, self.h = self._xp, h
+        one, column = xp.ones_like(self._x[..., :1]), (h - self._half_y)[..., None]
+        x, y = (self._x[..., :0], self._y[..., :0]) if self._wide else (self._x, self._y)
+        self._left = xp.concat([x, one, phi[..., None]], axis=-1)  # (…, n, d + 2), where φ_i contains −½|x_i|²
+        self._right = _transposed(xp.concat([y, column, xp.ones_like(column)], axis=-1))  # (…, d + 2, m)
         self._kept: list[tuple[slice, Any, Array | None]] = []
         self._taken = 0
 
@@ -196,22 +283,12 @@ class Kernel:
         """Yield blocks of exponents, each where it may stay if there is room."""
         for rows in self._rows:
             left = self._store[self._taken :]
-            fits = left.shape[0] >= (rows.stop - rows.start) * self.y.shape[-2]
+            fits = left.shape[0] >= (rows.stop - rows.start) * self._y.shape[-2]
             yield rows, self._exponents(rows, slice(None), left if fits else self._block)
 
     def _exp(self, K: Array) -> Array:
-        _by_pieces(self._exp_piece, K)
-        return K
-
-    def _exp_piece(self, K: Array) -> None:
-        self.xp.maximum(K, self._floor, out=K)
-        self.xp.exp(K, out=K)
-
-    def _exp_below_top(self, K: Array, top: Array) -> None:
-        """Replace exponents by exp(K − top), with the largest exponent of every row left in `top`."""
-        top[...] = self.xp.max(K, axis=-1)
-        K -= top[..., None]
-        self._exp_piece(K)
+        self._xp.maximum(K, self._floor, out=K)
+        return self._xp.exp(K, out=K)
 
     def _keep(self, rows: slice, K: Array) -> None:
         """Remember which columns of a block matter, and the block itself while there is room."""
@@ -219,7 +296,7 @@ class Kernel:
             self._taken += math.prod(K.shape)
             self._kept.append((rows, slice(None), K))
             return
-        columns: Any = self.xp.nonzero(self.xp.max(K, axis=-2) > self._drop)[0]
+        columns: Any = self._xp.nonzero(self._xp.max(K, axis=-2) > self._drop)[0]
         if columns.shape[0] > 0.7 * K.shape[-1]:
             columns = slice(None)
         start, size = self._taken, K.shape[0] * (K.shape[1] if isinstance(columns, slice) else columns.shape[0])
@@ -237,11 +314,11 @@ class Kernel:
 
     def _exponents(self, rows: slice, columns: Any, store: Array) -> Array:
         """Return the exponents of a block; in `store`, because many arrays of all sizes would fragment the memory."""
-        x, y = self._x[..., rows, :], self._y[..., :, columns]
+        x, y = self._left[..., rows, :], self._right[..., :, columns]
         shape = (*x.shape[:-1], y.shape[-1])
-        K = self.xp.matmul(x, y, out=self.xp.reshape(store[: math.prod(shape)], shape))
-        if self.wide:
-            K -= cost(self.x[..., rows, :], self.y[..., columns, :])
+        K = self._xp.matmul(x, y, out=self._xp.reshape(store[: math.prod(shape)], shape))
+        if self._wide:
+            K -= cost(self._x[..., rows, :], self._y[..., columns, :])
         return K
 
 
@@ -258,8 +335,7 @@ def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array
     some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
     zs, ys, h, weights = z / blur, y[..., some, :] / blur, g[..., some] / eps, b[some]
     kernel = Kernel(zs, ys, namespace(zs).ones_like(zs.reshape(-1, zs.shape[-2], zs.shape[-1])[0, :, 0]), weights)
-    kernel.absorb(h)
-    return like(kernel.map(h) * blur, z)
+    return like(kernel.map_once(h) * blur, z)
 
 
 def _transposed(x: Array) -> Array:
@@ -273,11 +349,3 @@ def _joined(parts: list[Array], axis: int) -> Array:
 def _product(v: Array, K: Array) -> Array:
     """Return K v, (…, rows): as a row vector, which batched products of torch take much faster than a column."""
     return (v[..., None, :] @ _transposed(K))[..., 0, :]
-
-
-def _by_pieces(work: Callable[..., None], *arrays: Array) -> None:
-    """Call `work` on the rows of arrays (…, rows, m) and (…, rows): NumPy's in pieces that a cache holds."""
-    K = arrays[0]
-    step = max(1, K.shape[-2] * _PIECE // max(1, math.prod(K.shape))) if isinstance(K, np.ndarray) else K.shape[-2]
-    for i in range(0, K.shape[-2], step):
-        work(*(z[..., i : i + step, :] if z.ndim == K.ndim else z[..., i : i + step] for z in arrays))
