@@ -22,15 +22,15 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infi
 _EXACT = {"contract", "nsz"}  # what is taken away in two parts is not to be taken away in one
 
 
-def compiled(**options: Any) -> Any:
-    """Return the decorator that compiles a loop. Its cache is to be deleted where what it calls is edited."""
-    return njit(**{"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST, **options})
-
-
-def inner(work: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function that only compiled ones call."""
-    decorate = compiled(no_cpython_wrapper=True, **options)
+def compiled(work: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a loop; its cache is to be deleted where what it calls is edited."""
+    decorate = njit(**{"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST, **options})
     return decorate if work is None else decorate(work)
+
+
+def inner(work: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled ones call."""
+    return compiled(work, no_cpython_wrapper=True)
 
 
 def exp(t: float) -> float:

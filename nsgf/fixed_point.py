@@ -30,7 +30,7 @@ _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 re
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
 _PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to give up
 _PROBE = 2**16  # numbers in the rows of T that are watched
-_SMALL = 1024  # points of clouds, up to which a kernel is small
+_SMALL = 4096  # points of clouds, up to which the kernel is stored and one core does as well as all
 _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
@@ -315,7 +315,7 @@ def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certific
     T_error, within = certificate.verdict(marginal)
     n_iter = kernel.xp.full_like(within, k, dtype=kernel.xp.int64)
     ended = certificate.lost or k == max_iter
-    return Solution(h, kernel.potential(h), kernel.map(h), marginal, T_error, within, n_iter, ended)
+    return Solution(h, *kernel.potential_and_map(h), marginal, T_error, within, n_iter, ended)
 
 
 def _is_small(clouds: Clouds) -> bool:

@@ -17,10 +17,11 @@ from nsgf._compiled import compiled, exp, inner, log, on_all_cores
 
 _MEMORY, _RIDGE, _GROWTH = 8, 1e-9, 3.0  # as in fixed_point
 _LEAST, _SLOWEST, _LEAST_MASS = 4, 0.9, 1e-30
-_FLOOR, _FAR, _LIGHT = {4: -60.0, 8: -600.0}, {4: 16.0, 8: 200.0}, 1.5  # e^(floor + 2.5 far) is below the rounding
+_FLOOR, _FAR, _LIGHT = {4: -80.0, 8: -600.0}, {4: 25.0, 8: 200.0}, 1.5  # e^(floor + 2.5 far) is below the rounding
 _SUBSAMPLE, _COOLING = 128, 8.0
 _PRODUCT = 16  # features, from which on a product of matrices is faster than one of rows
 _FEW = 1 / 16  # of the columns, up to which they are absorbed one by one
+_KEPT = 2**21  # numbers that a thread keeps room for
 _LANES = 64  # numbers that are handled at once
 _ROUNDED = 100.0  # units of rounding
 
@@ -585,7 +586,7 @@ def iterate(kernel, mixing, past, base, h, own, limits, reach):  # noqa: C901, P
     )  # where E stalls, it says little
 
 
-@compiled()
+@compiled
 def solve_one(problem, own, limits, bounds, room, phi, T):
     """Solve one problem in some room; leave its potentials in `h` and `phi`, its map in T; return as `iterate` does."""
     x, y, a, b, h, base = problem
@@ -623,8 +624,10 @@ _held = threading.local()
 
 
 def _room(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return numbers that a thread keeps, since memory that is new to it takes longer to come than to fill."""
+    """Return room for numbers that a thread keeps, since new memory takes longer to come than to fill."""
     held = getattr(_held, dtype.name, None)
+    if size > _KEPT:
+        return np.empty(size, dtype)
     if held is None or held.size < size:
         held = np.empty(size, dtype)
         setattr(_held, dtype.name, held)
