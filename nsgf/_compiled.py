@@ -6,6 +6,7 @@ NumPy's and torch's products.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
@@ -24,8 +25,13 @@ _EXACT = {"contract", "nsz"}  # what is taken away in two parts is not to be tak
 
 def compiled(work: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a loop; its cache is to be deleted where what it calls is edited."""
-    decorate = njit(**{"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST, **options})
-    return decorate if work is None else decorate(work)
+    if work is None:
+        return functools.partial(compiled, **options)
+    options = {"nogil": True, "error_model": "numpy", "fastmath": FAST, **options}
+    try:
+        return njit(**{"cache": True, **options})(work)
+    except RuntimeError:  # there is no place to keep it
+        return njit(**{**options, "cache": False})(work)
 
 
 def inner(work: Callable[..., Any]) -> Any:
@@ -110,7 +116,7 @@ def cores() -> int:
     """Return how many cores this process may use: OMP_NUM_THREADS, or all that it is allowed."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(int(asked), allowed) if asked.isdigit() and int(asked) > 0 else allowed
+    return min(int(asked), allowed) if asked.isdecimal() and int(asked) > 0 else allowed
 
 
 def on_all_cores(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
@@ -124,7 +130,9 @@ def on_all_cores(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
         for k in left:
             done[k] = work(parts[k])
 
-    helpers = [_threads(os.getpid()).submit(help_out) for _ in range(min(cores(), len(parts)) - 1)]
+    helpers = []
+    with contextlib.suppress(RuntimeError):  # no thread begins any more once Python ends
+        helpers += [_threads(os.getpid()).submit(help_out) for _ in range(min(cores(), len(parts)) - 1)]
     help_out()
     for helper in helpers:
         if not helper.cancel():  # one that never began has nothing to do

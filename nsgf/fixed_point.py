@@ -107,20 +107,30 @@ def solve_cross(clouds: Clouds, h: Array | None, base: Array, tol: float, max_it
     Clouds have at most one leading dimension.
     """
     if _is_small(clouds):
-        solved, kernel = _solve_small(clouds, False, h, base, tol, max_iter, float(_PLAIN)), None
+        solved = _solve_small(clouds, False, h, base, tol, max_iter, float(_PLAIN))
     else:
-        kernel = clouds.kernel()
-        solved = _solve_cross(kernel, h, base, tol, max_iter, _PLAIN)
+        solved = _solve_cross(clouds.kernel(), h, base, tol, max_iter, _PLAIN)
     lost, xp = ~solved.within & (solved.n_iter < max_iter), namespace(clouds.x)
     if not bool(lost.any()) or clouds.x.dtype != xp.float64 or not solved.ended:
         return solved
-    kernel = kernel or clouds.kernel()
+    if not lost.ndim:
+        return _by_cooling(clouds, solved, base, tol, max_iter)
+    for k in xp.nonzero(lost)[0].tolist():  # each by itself: others are not to be solved again
+        one = clouds._replace(x=clouds.x[k], y=clouds.y[k], size=clouds.size[k])
+        alone = solved._replace(**{name: getattr(solved, name)[k] for name in Solution._fields[:-1]})
+        for whole, found in zip(solved[:-1], _by_cooling(one, alone, base[k], tol, max_iter)[:-1], strict=True):
+            whole[k] = found
+    return solved
+
+
+def _by_cooling(clouds: Clouds, solved: Solution, base: Array, tol: float, max_iter: int) -> Solution:
+    """Solve a problem that was lost from a start at ever smaller ε; return what was lost where that is of no use."""
+    kernel, left = clouds.kernel(), int(max_iter - solved.n_iter)
     if rounding(kernel.size, kernel.length, kernel.x.dtype) >= tol * LEAST_UNIT * min(1.0, kernel.length or 1.0):
         return solved
-    left = int(max_iter - solved.n_iter[lost].max())
     h, n_iter = _cooled(kernel, left)
     if n_iter >= left:
-        return solved._replace(n_iter=xp.where(lost, max_iter, solved.n_iter))
+        return solved._replace(n_iter=solved.n_iter + n_iter)
     if _is_small(clouds):
         again = _solve_small(clouds, False, h, base, tol, left - n_iter)
     else:
@@ -301,7 +311,7 @@ def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
 
 
 def _solve_cross(kernel: Kernel, h: Array | None, base: Array, tol: float, max_iter: int, plain: float) -> Solution:
-    reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True))
+    reach = rms(kernel.y - kernel.xp.mean(kernel.y, axis=-2, keepdims=True)) * _lightness(kernel.a)
     h = start(kernel) if h is None else h
     kernel.absorb(h)
     return _solve(kernel, _cross_residual, h, _Certificate(kernel, base, tol, reach, plain), max_iter)
@@ -336,19 +346,33 @@ def _solve_small(
     x, y, a, b, size, _ = clouds
     every = _every(*x.shape[-2:])
     watched = x[..., :0, :] if base is None else base[..., ::every, :].astype(x.dtype, copy=False)
-    h = np.full_like(y[..., 0], np.nan) if h is None else h
+    h = np.full_like(y[..., 0], np.nan) if h is None else np.where(np.isfinite(h).all(-1)[..., None], h, np.nan)
     size = size.reshape(-1)
     rounded, (least, most) = rounding(size, size**0.5, x.dtype), units(size**0.5)
     least = np.maximum(least, 3.0 * rounded / tol) if base is None else least
-    shared = {"tol": tol, "max_iter": max_iter, "plain": plain, "patience": _PATIENCE[8 * x.itemsize], "every": every}
+    shared = {
+        "light": _lightness(a),
+        "tol": tol,
+        "max_iter": max_iter,
+        "plain": plain,
+        "patience": _PATIENCE[8 * x.itemsize],
+        "every": every,
+    }
     lengths = zip(rounded.tolist(), least.tolist(), most.tolist(), strict=True)
-    limits = [small_problems.Limits(*each, **shared) for each in lengths]
+    limits = [small_problems.Limits(rounding=r, least=low, most=high, **shared) for r, low, high in lengths]
     return Solution(*small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits), True)
 
 
+def _lightness(a: Array) -> float:
+    """Return how much more than others the rows of weights a feel mass that is misplaced: 1 for equal weights."""
+    light = 1.0 / (a.shape[0] * namespace(a).astype(a, namespace(a).float64))
+    return float(namespace(a).mean(light * light)) ** 0.5
+
+
 def _every(n: int, d: int) -> int:
-    """Return how far apart the rows of T are that are watched."""
-    return max(1, n // max(64, min(512, _PROBE // d)))
+    """Return how far apart the rows of T are that are watched: a prime, in case that rows come by turns."""
+    step = n // max(64, min(1024, _PROBE // d))
+    return next((p for p in (5, 11, 23, 47, 97, 199, 499) if p >= step), step) if step > 1 else 1
 
 
 def _typical(z: Array) -> float:

@@ -29,6 +29,7 @@ _ROUNDED = 100.0  # units of rounding
 class Limits(NamedTuple):
     """When a solve ends, and the lengths, in blurs, that its errors are held against."""
 
+    light: float  # how much more than others the lightest rows feel mass that is misplaced
     rounding: float
     least: float
     most: float
@@ -121,9 +122,9 @@ def scored(kernel, i, features):
 
 @inner
 def exponentiate(row, shift, slope, y_k, floor):
-    """Replace numbers t by e^(t + shift + slope y_k)."""
+    """Replace numbers t by e^(t + shift + slope y_k), within the range of the dtype."""
     for j in range(row.size):
-        row[j] = exp(max(row[j] + shift + slope * y_k[j], floor))
+        row[j] = exp(min(max(row[j] + shift + slope * y_k[j], floor), -floor))
 
 
 @inner
@@ -607,7 +608,7 @@ def solve_one(problem, own, limits, bounds, room, phi, T):
     past = Past(
         np.empty((_MEMORY, m), dtype), np.empty(_MEMORY), np.empty((watched, d), dtype), np.empty((watched, d), dtype)
     )
-    reach = 0.0 if own else deviation(kernel.y_t)
+    reach = 0.0 if own else deviation(kernel.y_t) * limits.light
     found = iterate(kernel, mixing, past, base, h, own, limits, reach)
     weigh(kernel, h)
     barycentres(kernel, 1, T)

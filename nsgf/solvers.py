@@ -423,7 +423,7 @@ class Sinkhorn(Solver):
             again = _own(pair.x, eps, pair.a, own.potentials, own.T - v, tol=_OWN_SHARE * self.tol)
             v, own = v + (own.T - again.T), again.after(own)
             size = unit(v)
-        if cross.potentials.converged and bool((cross.T_error + own.T_error > self.tol * size).any()):
+        if bool((cross.within & (cross.T_error + own.T_error > self.tol * size)).any()):
             # It was small against v at the rows that were measured, and v is smaller at the others.
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
             cross, size = again.after(cross), unit(v)
@@ -465,7 +465,7 @@ class _Mapped(NamedTuple):
 def _difference(v: Array, cross: _Mapped, own: _Mapped, relative: Array, tol: float) -> Difference:
     """Return a difference with its certificate, from the error that is relative to it (…)."""
     each = [
-        Certificate(e if math.isfinite(e := max(f[0], g[0], r)) else math.inf, f[2] and g[2] and r <= tol, f, g)
+        Certificate(max(f[0], g[0], r if math.isfinite(r) else math.inf), f[2] and g[2] and r <= tol, f, g)
         for r, f, g in zip(to_numpy(relative).reshape(-1).tolist(), cross.each(), own.each(), strict=True)
     ]
     error, converged = max(c.error for c in each), all(c.converged for c in each)
@@ -605,8 +605,7 @@ def _precisely(
     """
     if not math.isfinite(size):
         raise ValueError("blur is too small against the extent of the data: their ratio overflows. Raise blur.")
-    rounded = fixed_point.rounding(size, size**0.5, "float32")
-    single = tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5
+    single = serves_single(size, light, tol)
     solved = solve("float32" if single else "float64", h, max_iter, ...)
     xp = namespace(solved.T)
     precision = "float32" if single else "float64"
@@ -618,6 +617,12 @@ def _precisely(
         some = xp.nonzero(left)[0] if left.ndim else ...
         rest = solve(precision, solved.h[some], int(max_iter - xp.max(solved.n_iter[some])), some)
         solved = _merged(solved, rest._replace(n_iter=rest.n_iter + solved.n_iter[some]), some)
+
+
+def serves_single(size: float, light: float, tol: float) -> bool:
+    """Whether the rounding of float32 is well within the tolerance, of clouds with that extent and lightest weight."""
+    rounded = fixed_point.rounding(size, size**0.5, "float32")
+    return tol >= 1e-5 and light > 1e-9 and rounded <= 0.3 * tol * max(size, 1.0) ** 0.5
 
 
 def _merged(solved: fixed_point.Solution, rest: fixed_point.Solution, some: Any) -> fixed_point.Solution:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Self
 from numpy.typing import ArrayLike
 
 from nsgf._arrays import as_pair, as_weights, columns_of, device, like, namespace, plainly
+from nsgf.kernel import RESOLVED, extent
 from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
-from nsgf.solvers import Centred, Potentials, Solver, pick_solver
+from nsgf.solvers import Centred, Potentials, Solver, pick_solver, serves_single
 
 
 @plainly()
@@ -68,7 +69,7 @@ def sinkhorn_velocities(
     groups: dict[Any, list[int]] = {}
     for k, p in enumerate(problems):
         alike = k if a[k] is not None or b[k] is not None else None  # a stack has its weights in common
-        groups.setdefault((alike, type(p.pair.x), p.pair.x.dtype, p.pair.x.shape, p.pair.y.shape), []).append(k)
+        groups.setdefault((alike, *p.kind(solve.tol)), []).append(k)
     parts = [part for group in groups.values() for part in _in_stacks(group, problems, solve)]
     found: dict[int, Velocity] = {}
     solved = [_solve([problems[k] for k in part], solve) for part in parts]
@@ -93,6 +94,13 @@ class _Posed(NamedTuple):
         x_k, y_k, length, unit = scaled(*as_pair(x, y), blur)
         pair = Centred.of(x_k, y_k, as_weights(a, x_k, "a"), as_weights(b, y_k, "b"), length**2)
         return cls(x, pair, length, unit)
+
+    def kind(self, tol: float) -> tuple[Any, ...]:
+        """Return what the problems of a stack have in common: library, sizes, and the arithmetic that they need."""
+        x, y = self.pair.x, self.pair.y
+        size = extent(x, y) / self.length**2
+        single = serves_single(size, 1.0 / max(len(x), len(y)), tol)
+        return str(device(x)), type(x), x.dtype, tuple(x.shape), tuple(y.shape), size > RESOLVED, single
 
 
 def _in_stacks(group: list[int], problems: list[_Posed], solve: Solver) -> list[list[int]]:
