@@ -90,7 +90,7 @@ def neighbours(x: np.ndarray) -> np.ndarray:
 class Kernel:
     """K between x (…, n, d) and y (…, m, d), of weights a (n,) and b (m,); absorb a potential before the first use.
 
-    Of any row, and of any column, a mass of `drop` may be left out. Rows of one block should lie near each other for
+    Of any row a mass of `drop` may be left out, and of any column 16 times that. Rows of one block should lie near each other for
     that to be possible.
     """
 
@@ -145,7 +145,11 @@ class Kernel:
 
     def near(self, h: Array) -> bool:
         """Whether `h` is near enough to the absorbed potential."""
-        return self._passes.near(h)
+        return bool(self.nearness(h).all())
+
+    def nearness(self, h: Array) -> Array:
+        """Return where in a stack it is, shape (…)."""
+        return self.xp.asarray(self._passes.near(h))
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""
@@ -220,13 +224,9 @@ class PlainPasses:
         for rows, K in self._scores():
             self._keep(rows, self._exp(K))
 
-    def near(self, h: Array) -> bool:
-        """Whether `h` is near enough to the absorbed potential."""
-        return bool(self.nearness(h).all())
-
-    def nearness(self, h: Array) -> Array:
-        """Return where in a stack it is, shape (…)."""
-        return self.xp.max(abs(h - self.h), axis=-1) < self._far
+    def near(self, h: Array) -> Array:
+        """Return where in a stack `h` is near enough to the absorbed potential, shape (…)."""
+        return self._xp.max(abs(h - self.h), axis=-1) < self._far
 
     def potential(self, h: Array) -> Array:
         """Return the softmin of `h`, shape (…, n)."""
