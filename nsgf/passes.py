@@ -151,19 +151,28 @@ def _screen(X, r, Y, drop, bound, active):
             y, half_y = Y.centre[c, q], Y.half[c, q]
             bound[c] += x * y + abs(y - slope_x) * half_x + abs(x - Y.slope[c, q]) * half_y + half_x * half_y
     shift = min(0.0, bound.max())  # something is always left
-    limit, allowed, left = math.log2(_MOST * drop) + shift, 0.5 * drop * 2.0**shift, np.zeros(64)
-    for c in range(len(bound)):  # masses, by the bits that their bounds are below the limit
-        if bound[c] < limit:
-            left[min(63, int(limit - bound[c]))] += Y.mass[c] * exp2(max(bound[c], -1000.0))
-    k, count, omitted = 64, 0, 0.0
-    while k > 0 and omitted + left[k - 1] <= allowed:
-        k -= 1
-        omitted += left[k]
+    limit = _limit(Y, bound, math.log2(_MOST * drop) + shift, 0.5 * drop * 2.0**shift)
+    count, omitted = 0, 0.0
     for c in range(len(bound)):
-        if not limit - bound[c] >= k:
+        if bound[c] <= limit:
+            omitted += Y.mass[c] * exp2(max(bound[c], -1000.0))
+        else:
             active[count] = c
             count += 1
     return count, omitted
+
+
+@inner
+def _limit(Y, bound, most, allowed):
+    """Return a limit, `most` or less, of bounds that may be left out with no more mass than is allowed."""
+    left, k = np.zeros(64), 64
+    for c in range(len(bound)):
+        if bound[c] < most:  # masses, by the bits that their bounds are below the limit
+            left[min(63, int(most - bound[c]))] += Y.mass[c] * exp2(max(bound[c], -1000.0))
+    while k > 0 and left[k - 1] <= allowed:
+        k -= 1
+        allowed -= left[k]
+    return most - k
 
 
 @inner
@@ -197,7 +206,7 @@ def _exponents(rest, P, size, x):
 
 
 @inner
-def _powers(K, rest, P, lo, hi, x, phi, bits):
+def _powers(K, rest, P, lo, hi, x, phi, bits):  # noqa: PLR0913
     """Fill K = 2^(φ + rest + x·y) and return its sum under the weights."""
     x_0, x_1, x_2, w, total = x[0], x[1], x[2], P.shape[0] - 1, phi * 0
     for j in range(np.uint64(lo), np.uint64(hi)):  # indices that may be negative are not vectorised
@@ -256,7 +265,7 @@ def _row(i, X, K, rest, P, size, limits):
 
 
 @inner
-def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):
+def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):  # noqa: PLR0913
     """Go through the rows of a block, four at a time; leave their potentials normalised, and return the least mass."""
     first, end, least = X.begin[r] + -X.begin[r] % every, X.begin[r + 1], np.inf
     for start in range(first, end, 4 * every):
@@ -278,7 +287,7 @@ def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):
 
 
 @compiled()
-def _sweep(X, Y, first, stride, every, drop, limits, columns, T):
+def _sweep(X, Y, first, stride, every, drop, limits, columns, T):  # noqa: PLR0913
     """Go through every `stride`-th block of rows; add to the columns' masses, and return the most mass left out."""
     (d, m), dtype = Y.z.shape, Y.z.dtype
     bound, active = np.empty(len(Y.top)), np.empty(len(Y.top), np.int64)
@@ -410,7 +419,7 @@ class Few:
 
         masses, omitted = zip(*on_all_cores(work, range(stride)), strict=True)
         self.omitted = max(omitted)
-        return sum(masses[1:], masses[0])
+        return np.sum(masses, axis=0)
 
     def _guess(self) -> None:
         """Begin with the softmin over one column of every block: the largest, up to its slope."""
@@ -542,7 +551,8 @@ class Many:
     def __init__(self, x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, room: int) -> None:
         self._x, self._y, self._a, self._b = np.ascontiguousarray(x), np.ascontiguousarray(y.T), a, b
         n, m, bits = len(x), len(y), 8 * x.itemsize
-        self._half_y, self._fits, self._store = 0.5 * np.vecdot(y, y), n * m * x.itemsize <= room, None
+        self._half_y, self._fits = 0.5 * np.vecdot(y, y), n * m * x.itemsize <= room
+        self._store: Any = None
         self._phi, self._weighted = np.zeros(n, x.dtype), np.concatenate([np.ones_like(y[:, :1]), y], axis=1)
         self._limits, self._far = (x.dtype.type(_NATS[bits]), _LIGHT[bits], _HEAVY[bits]), _MOVED[bits]
         self._both = False
@@ -566,7 +576,7 @@ class Many:
         """Whether `h` is near enough to the absorbed potential, but for a few columns that passes compute anew."""
         if self._both:
             return bool(abs(h - self._given).max() < _FAR)
-        return self._store is None or np.count_nonzero(abs(h - self.h) >= self._far) <= len(h) // 16
+        return self._store is None or bool(np.count_nonzero(abs(h - self.h) >= self._far) <= len(h) // 16)
 
     def potential(self, h: np.ndarray) -> np.ndarray:
         """Return the softmin of `h` without the half squares."""
@@ -668,4 +678,5 @@ class Many:
 
         step = max(4, min(256, 4 * -(-n // (16 * cores()))))
         totals = on_all_cores(work, range(0, n, step))
-        return np.sum(totals, axis=0, dtype=np.float64)
+        total: np.ndarray = np.sum(totals, axis=0, dtype=np.float64)
+        return total
