@@ -90,8 +90,8 @@ def neighbours(x: np.ndarray) -> np.ndarray:
 class Kernel:
     """K between x (…, n, d) and y (…, m, d), of weights a (n,) and b (m,); absorb a potential before the first use.
 
-    Of any row, and of any column, a mass of `drop` may be left out. Rows of one block should lie near each other for
-    that to be possible.
+    Of any row a mass of `drop` may be left out, and of any column 16 times that. Rows of one block should lie near
+    each other for that to be possible.
     """
 
     def __init__(self, x: Array, y: Array, a: Array, b: Array, drop: float = 1e-9) -> None:

@@ -20,16 +20,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nsgf._compiled import compiled, cores, exp, on_all_cores
+from nsgf._compiled import compiled, cores, exp, inner, on_all_cores
 
 FEW = 8  # features, up to which entries are computed anew at every pass
 _SCALE = math.log2(math.e) ** 0.5  # of both clouds: their product is then in bits
 _BLOCK = 32  # points of a block at least
+_MOST = 16.0  # times `drop`: bound of an entry that may be left out, and so of what a column may lose
 _CHUNK = 4096  # entries that are summed in the dtype of the arithmetic
 _BITS = {32: 115.0, 64: 860.0}  # largest exponents, either way: there are no subnormal numbers
 _LIGHT, _HEAVY = {32: 2.0**-22, 64: 2.0**-300}, {32: 2.0**40, 64: 2.0**300}  # masses of rows that are accurate
 _FAR = 16.0  # nats between a potential that serves rows and columns and the one that was absorbed
-_ENTRIES = 2**20  # of a block that is not stored
+_ENTRIES = 2**22  # of a block that is not stored
 _NATS = {32: 80.0, 64: 650.0}  # largest exponents of such blocks
 # A column of a stored kernel may move by this many nats. Its entries, at most e^far over a mass, and 1 over a weight,
 # stay in range; and where its potential rises, an entry that was raised to e^-80 weighs e^(far - 80) at most, against
@@ -116,7 +117,7 @@ class Side(NamedTuple):
         )
 
 
-@compiled
+@inner
 def _tighten(side, k):
     """Fit the slope of a block, feature by feature; any slope is a valid one."""
     lo, hi = side.begin[k], side.begin[k + 1]
@@ -133,13 +134,13 @@ def _tighten(side, k):
     side.top[k] = left.max()
 
 
-@compiled
+@compiled()
 def _tighten_all(side):
     for k in range(len(side.top)):
         _tighten(side, k)
 
 
-@compiled
+@inner
 def _screen(X, r, Y, drop, bound, active):
     """List the blocks of columns that a block of rows needs; return their number and a bound on the mass left out."""
     for c in range(len(bound)):
@@ -149,9 +150,11 @@ def _screen(X, r, Y, drop, bound, active):
         for c in range(len(bound)):
             y, half_y = Y.centre[c, q], Y.half[c, q]
             bound[c] += x * y + abs(y - slope_x) * half_x + abs(x - Y.slope[c, q]) * half_y + half_x * half_y
-    limit, count, omitted = math.log2(drop) + min(0.0, bound.max()), 0, 0.0  # something is always left
+    shift = min(0.0, bound.max())  # something is always left
+    limit = _limit(Y, bound, math.log2(_MOST * drop) + shift, 0.5 * drop * 2.0**shift)
+    count, omitted = 0, 0.0
     for c in range(len(bound)):
-        if bound[c] < limit:
+        if bound[c] <= limit:
             omitted += Y.mass[c] * exp2(max(bound[c], -1000.0))
         else:
             active[count] = c
@@ -159,7 +162,20 @@ def _screen(X, r, Y, drop, bound, active):
     return count, omitted
 
 
-@compiled
+@inner
+def _limit(Y, bound, most, allowed):
+    """Return a limit, `most` or less, of bounds that may be left out with no more mass than is allowed."""
+    left, k = np.zeros(64), 64
+    for c in range(len(bound)):
+        if bound[c] < most:  # masses, by the bits that their bounds are below the limit
+            left[min(63, int(most - bound[c]))] += Y.mass[c] * exp2(max(bound[c], -1000.0))
+    while k > 0 and left[k - 1] <= allowed:
+        k -= 1
+        allowed -= left[k]
+    return most - k
+
+
+@inner
 def _gather(Y, active, count, P):
     """Lay the columns of the active blocks side by side: points, potentials, weights; return their number."""
     d, size = Y.z.shape[0], 0
@@ -174,7 +190,7 @@ def _gather(Y, active, count, P):
     return size
 
 
-@compiled
+@inner
 def _exponents(rest, P, size, x):
     """Return the part of the exponents that all features but three, and the columns' potentials, make."""
     d = P.shape[0] - 2
@@ -189,8 +205,8 @@ def _exponents(rest, P, size, x):
     return rest
 
 
-@compiled
-def _powers(K, rest, P, lo, hi, x, phi, bits):
+@inner
+def _powers(K, rest, P, lo, hi, x, phi, bits):  # noqa: PLR0913
     """Fill K = 2^(φ + rest + x·y) and return its sum under the weights."""
     x_0, x_1, x_2, w, total = x[0], x[1], x[2], P.shape[0] - 1, phi * 0
     for j in range(np.uint64(lo), np.uint64(hi)):  # indices that may be negative are not vectorised
@@ -201,7 +217,7 @@ def _powers(K, rest, P, lo, hi, x, phi, bits):
     return total
 
 
-@compiled
+@inner
 def _fill(K, rest, P, size, x, phi, bits):
     """Fill one row of the kernel and return its mass."""
     rest, mass = _exponents(rest, P, size, x), 0.0
@@ -210,7 +226,7 @@ def _fill(K, rest, P, size, x, phi, bits):
     return mass
 
 
-@compiled
+@inner
 def _top(rest, P, size, x):
     """Return the largest exponent of a row, without φ."""
     rest, top = _exponents(rest, P, size, x), -np.inf
@@ -219,14 +235,14 @@ def _top(rest, P, size, x):
     return top
 
 
-@compiled
+@inner
 def _add(mass, K, size, u):
     u_0, u_1, u_2, u_3 = u[0], u[1], u[2], u[3]
     for j in range(size):
         mass[j] += u_0 * K[0, j] + u_1 * K[1, j] + u_2 * K[2, j] + u_3 * K[3, j]
 
 
-@compiled
+@inner
 def _average(T, K, P, size, mass):
     w = P.shape[0] - 1
     for q in range(len(T)):
@@ -236,7 +252,7 @@ def _average(T, K, P, size, mass):
         T[q] = total / mass
 
 
-@compiled
+@inner
 def _row(i, X, K, rest, P, size, limits):
     """Fill row i, normalised anew where its mass is out of the range that is accurate; return its mass."""
     bits, light, heavy = limits
@@ -248,8 +264,8 @@ def _row(i, X, K, rest, P, size, limits):
     return mass
 
 
-@compiled
-def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):
+@inner
+def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):  # noqa: PLR0913
     """Go through the rows of a block, four at a time; leave their potentials normalised, and return the least mass."""
     first, end, least = X.begin[r] + -X.begin[r] % every, X.begin[r + 1], np.inf
     for start in range(first, end, 4 * every):
@@ -270,8 +286,8 @@ def _rows(r, every, X, P, size, K, rest, u, limits, columns, T):
     return least
 
 
-@compiled
-def _sweep(X, Y, first, stride, every, drop, limits, columns, T):
+@compiled()
+def _sweep(X, Y, first, stride, every, drop, limits, columns, T):  # noqa: PLR0913
     """Go through every `stride`-th block of rows; add to the columns' masses, and return the most mass left out."""
     (d, m), dtype = Y.z.shape, Y.z.dtype
     bound, active = np.empty(len(Y.top)), np.empty(len(Y.top), np.int64)
@@ -279,7 +295,7 @@ def _sweep(X, Y, first, stride, every, drop, limits, columns, T):
     block, most = np.zeros(m if len(columns) else 0, dtype), 0.0
     for r in range(first, len(X.top), stride):
         for _ in range(4):  # the second time potentials are right, and so is what they leave out
-            count, omitted = _screen(X, r, Y, 0.25 * drop, bound, active)
+            count, omitted = _screen(X, r, Y, drop, bound, active)
             size = _gather(Y, active, count, P)
             block[:size] = 0
             omitted /= _rows(r, every, X, P, size, K, rest, u, limits, block, T)
@@ -296,7 +312,7 @@ def _sweep(X, Y, first, stride, every, drop, limits, columns, T):
     return most
 
 
-@compiled
+@compiled()
 def _guess(X, P, first, stride):
     """Put the softmin over a few columns for the potential of the rows."""
     rest, size = np.empty(P.shape[1], P.dtype), P.shape[1]
@@ -305,7 +321,7 @@ def _guess(X, P, first, stride):
             X.potential[i] = -_top(rest, P, size, X.z[:, i].copy())
 
 
-@compiled
+@compiled()
 def _sums(X, rows, P, bits):
     """Return the masses of some rows, over all columns."""
     K, rest, size = np.empty(P.shape[1], P.dtype), np.empty(P.shape[1], P.dtype), P.shape[1]
@@ -403,7 +419,7 @@ class Few:
 
         masses, omitted = zip(*on_all_cores(work, range(stride)), strict=True)
         self.omitted = max(omitted)
-        return sum(masses[1:], masses[0])
+        return np.sum(masses, axis=0)
 
     def _guess(self) -> None:
         """Begin with the softmin over one column of every block: the largest, up to its slope."""
@@ -429,7 +445,7 @@ def _packed(Y: Side, some: Any) -> np.ndarray:
 _STORED, _POWERS, _NEW = 0, 1, 2  # what a block holds: entries, or products x·y with or without a potential of the rows
 
 
-@compiled
+@inner
 def _products(K, x, y):
     """Fill a row with x·y."""
     K[:] = 0
@@ -439,13 +455,13 @@ def _products(K, x, y):
             K[j] += x_q * y[q, j]
 
 
-@compiled
+@inner
 def _to_powers(K, h, phi, nats):
     for j in range(len(K)):
         K[j] = exp(max(min(K[j] + h[j] + phi, nats), -nats))
 
 
-@compiled
+@inner
 def _mass(K, bv):
     total = bv[0] * 0
     for j in range(len(K)):
@@ -453,7 +469,7 @@ def _mass(K, bv):
     return total
 
 
-@compiled
+@inner
 def _renew(K, h, change, bv, nats):
     """Turn a row of products into entries of mass 1 under h + change; return the row's potential."""
     top = -np.inf
@@ -467,33 +483,56 @@ def _renew(K, h, change, bv, nats):
     return -top - math.log(mass)
 
 
-@compiled
+@inner
 def _add_one(columns, K, u):
     for j in range(len(columns)):
         columns[j] += u * K[j]
 
 
-@compiled
-def _through(K, state, x, y, h, change, bv, a, phi, mass, limits, columns):
+@inner
+def _masses(K, bv):
+    """Return the masses of four rows, of one pass over memory."""
+    a = b = c = d = bv[0] * 0
+    for j in range(len(bv)):
+        a += K[0, j] * bv[j]
+        b += K[1, j] * bv[j]
+        c += K[2, j] * bv[j]
+        d += K[3, j] * bv[j]
+    return a, b, c, d
+
+
+@inner
+def _measure(K, mass, state, x, phi, columns, limits):
+    """Turn up to four rows of a block into entries where they are none, and find their masses."""
+    (y, h, change, bv), (nats, light, heavy) = columns, limits
+    for k in range(len(K)):
+        if state == _POWERS:
+            _to_powers(K[k], h, phi[k], nats)
+        mass[k] = 0 if state == _NEW else _mass(K[k], bv) if len(K) < 4 else 1
+    if len(K) == 4 and state != _NEW:
+        mass[0], mass[1], mass[2], mass[3] = _masses(K, bv)
+    for k in range(len(K)):
+        if not light < mass[k] < heavy:
+            if state != _NEW:
+                _products(K[k], x[k], y)
+            phi[k], mass[k] = _renew(K[k], h, change, bv, nats), 1
+
+
+@compiled()
+def _through(rows, state, columns, limits, total):
     """Go through the rows of a block: their masses, and their shares of the columns'."""
-    nats, light, heavy = limits
-    n, u = len(K), np.zeros(4, K.dtype)
-    for start in range(0, n, 4):
-        end = min(start + 4, n)
+    K, x, a, phi, mass = rows
+    u = np.zeros(4, K.dtype)
+    for start in range(0, len(K), 4):
+        end = min(start + 4, len(K))
+        _measure(K[start:end], mass[start:end], state, x[start:end], phi[start:end], columns, limits)
         for i in range(start, end):
-            if state == _POWERS:
-                _to_powers(K[i], h, phi[i], nats)
-            mass[i] = 0 if state == _NEW else _mass(K[i], bv)
-            if not light < mass[i] < heavy:
-                if state != _NEW:
-                    _products(K[i], x[i], y)
-                phi[i], mass[i] = _renew(K[i], h, change, bv, nats), 1
             u[i - start] = a[i] / mass[i]
-        if len(columns) and end == start + 4:
-            _add(columns, K[start:end], len(columns), u)
-        elif len(columns):
+        if len(total) and end == start + 4:
+            _add(total, K[start:end], len(total), u)
+        elif len(total):
             for i in range(start, end):
-                _add_one(columns, K[i], u[i - start])
+                _add_one(total, K[i], u[i - start])
 
 
 class Many:
@@ -512,7 +551,8 @@ class Many:
     def __init__(self, x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, room: int) -> None:
         self._x, self._y, self._a, self._b = np.ascontiguousarray(x), np.ascontiguousarray(y.T), a, b
         n, m, bits = len(x), len(y), 8 * x.itemsize
-        self._half_y, self._fits, self._store = 0.5 * np.vecdot(y, y), n * m * x.itemsize <= room, None
+        self._half_y, self._fits = 0.5 * np.vecdot(y, y), n * m * x.itemsize <= room
+        self._store: Any = None
         self._phi, self._weighted = np.zeros(n, x.dtype), np.concatenate([np.ones_like(y[:, :1]), y], axis=1)
         self._limits, self._far = (x.dtype.type(_NATS[bits]), _LIGHT[bits], _HEAVY[bits]), _MOVED[bits]
         self._both = False
@@ -536,7 +576,7 @@ class Many:
         """Whether `h` is near enough to the absorbed potential, but for a few columns that passes compute anew."""
         if self._both:
             return bool(abs(h - self._given).max() < _FAR)
-        return self._store is None or np.count_nonzero(abs(h - self.h) >= self._far) <= len(h) // 16
+        return self._store is None or bool(np.count_nonzero(abs(h - self.h) >= self._far) <= len(h) // 16)
 
     def potential(self, h: np.ndarray) -> np.ndarray:
         """Return the softmin of `h` without the half squares."""
@@ -632,11 +672,11 @@ class Many:
         n, m = rows[0].shape
 
         def work(start: int) -> np.ndarray:
-            K, x, a, phi, mass = (z[start : start + step] for z in rows)
-            total = np.zeros(m if columns else 0, K.dtype)
-            _through(K, state, x, self._y, self._column, change, bv, a, phi, mass, self._limits, total)
+            part, total = tuple(z[start : start + step] for z in rows), np.zeros(m if columns else 0, rows[0].dtype)
+            _through(part, state, (self._y, self._column, change, bv), self._limits, total)
             return total
 
         step = max(4, min(256, 4 * -(-n // (16 * cores()))))
         totals = on_all_cores(work, range(0, n, step))
-        return np.sum(totals, axis=0, dtype=np.float64)
+        total: np.ndarray = np.sum(totals, axis=0, dtype=np.float64)
+        return total
