@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsgf._arrays import Array, device, namespace
-from nsgf.kernel import BLOCK, RESOLVED, Kernel, extent, half_squares
+from nsgf.kernel import BLOCK, RESOLVED, Kernel, extent, half_squares, is_dense
 
 _MEMORY = 8  # iterations that are mixed
 _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 resolves it
@@ -36,13 +36,14 @@ _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
 _COOLING = 8.0  # factor between the ε of the coarsest start
-_LOOSE, _LOOSE_ITER = 0.3, 100  # decrement at which a subsample is solved well enough to start from
+_LOOSE, _CLOSE_BY, _COARSE_ITER = 0.3, 3e-4, 100  # decrements at which a sample, and centres, are solved well enough
 _PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
 _GENTLE = 0.1  # half squares, in blurs, below which log K is a small number
 _UNIT = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 LEAST_UNIT = 0.1  # blurs, or extents: of a length below this, a fraction `tol` is more than a flow can use
 
+Cloud = tuple[Array, Array]  # points (…, n, d) and their weights (n,)
 Residual = Callable[[Kernel, Array], tuple[Array, Array]]
 
 
@@ -163,20 +164,35 @@ def start(kernel: Kernel) -> Array:
 
 
 def _start(x: Array, y: Array, a: Array, b: Array) -> Array:
-    """Return a potential h (…, m) near the solution: that of a subsample, extended by one softmin.
+    """Return a potential h (…, m) near the solution: that of fewer points, extended by one softmin.
 
-    Subsamples are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
+    These are a sample, or the centres of groups of neighbours, whose own points they stand for up to the square of
+    their distance. They are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
     potentials too large to be resolved.
     """
     xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
     if max(n, m) <= _SUBSAMPLE:
         return _anneal(x, y, a, b)[1]
-    k = max(_SUBSAMPLE, max(n, m) // _COARSER)
-    i, j = _systematic(a, min(n, k)), _systematic(b, min(m, k))
-    x_k, y_k = x[..., i, :], y[..., j, :]
-    a_k, b_k = (xp.full(s.shape[0], 1.0 / s.shape[0], dtype=x.dtype, device=device(x)) for s in (i, j))
-    phi = _anneal(x_k, y_k, a_k, b_k)[0] if k == _SUBSAMPLE else _loosely(x_k, y_k, a_k, b_k)
+    k, coarse = max(_SUBSAMPLE, max(n, m) // _COARSER), _drawn if is_dense(x, y) else _gathered
+    (x_k, a_k), (y_k, b_k) = (coarse(z, w, k) if w.shape[0] > k else (z, w) for z, w in ((x, a), (y, b)))
+    enough = _LOOSE if coarse is _drawn else _CLOSE_BY
+    phi = _anneal(x_k, y_k, a_k, b_k)[0] if k == _SUBSAMPLE else _loosely(x_k, y_k, a_k, b_k, enough)
     return Kernel(y, x_k, b, a_k).absorb(phi, keep=False)
+
+
+def _drawn(x: Array, a: Array, k: int) -> Cloud:
+    """Return k of the points (…, n, d), drawn evenly along their cumulative weights."""
+    xp = namespace(x)
+    return x[..., _systematic(a, k), :], xp.full(k, 1.0 / k, dtype=x.dtype, device=device(x))
+
+
+def _gathered(x: Array, a: Array, k: int) -> Cloud:
+    """Return the centres of about k groups of points (n, d) that come in an order of neighbours, and their weights."""
+    xp, n, size = namespace(x), x.shape[0], -(-x.shape[0] // k)
+    parts = [(x[: n - n % size], a[: n - n % size], size), (x[n - n % size :], a[n - n % size :], n % size)]
+    groups = [(z.reshape(-1, g, x.shape[1]), w.reshape(-1, g, 1)) for z, w, g in parts if g > 0]
+    a_k = xp.concat([xp.sum(w, axis=1) for _, w in groups])
+    return xp.concat([xp.sum(w * z, axis=1) for z, w in groups]) / a_k, a_k[:, 0]
 
 
 def dual_value(kernel: Kernel, h: Array, enough: float, max_iter: int, own: bool) -> tuple[float, float]:
@@ -257,7 +273,7 @@ def _cooled(kernel: Kernel, max_iter: int) -> tuple[Array, int]:
         scaled = Kernel(kernel.x / eps**0.5, kernel.y / eps**0.5, kernel.a, kernel.b)
         h = h / eps
         scaled.absorb(h)
-        left = min(_LOOSE_ITER, max_iter - n_iter)
+        left = min(_COARSE_ITER, max_iter - n_iter)
         for h, decrement, marginal in _iterates(scaled, _cross_residual, h, left):  # noqa: B007, B020
             n_iter += 1
             if decrement is not None and max(float(decrement.max()), float(marginal.max())) < _CLOSE:
@@ -300,12 +316,12 @@ def _iterates(
         h = following
 
 
-def _loosely(x: Array, y: Array, a: Array, b: Array) -> Array:
+def _loosely(x: Array, y: Array, a: Array, b: Array, enough: float) -> Array:
     """Return a potential φ (…, n) that is near enough to the solution to start from."""
     h, kernel = _start(x, y, a, b), Kernel(x, y, a, b)
     kernel.absorb(h)
-    for h, decrement, _ in _iterates(kernel, _cross_residual, h, _LOOSE_ITER):  # noqa: B007, B020
-        if decrement is not None and float(decrement.max()) < _LOOSE:
+    for h, decrement, _ in _iterates(kernel, _cross_residual, h, _COARSE_ITER):  # noqa: B007, B020
+        if decrement is not None and float(decrement.max()) < enough:
             break
     return kernel.potential(h)
 

@@ -21,7 +21,7 @@ from nsgf._arrays import Array, device, like, namespace
 
 _STORED = 2**28  # bytes of entries that are kept
 BLOCK = 2**20  # entries of one block: what a cache holds
-_LEAF = 32  # rows which need no order among themselves
+_LEAF = 8  # rows which need no order among themselves
 _LEAST_ROWS = 256  # of a plain block
 _DENSE = 2**22  # entries below which leaving out columns costs more than it saves
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
