@@ -167,10 +167,10 @@ def _start(x: Array, y: Array, a: Array, b: Array) -> Array:
     """Return a potential h (…, m) near the solution: that of fewer points, extended by one softmin.
 
     These are a sample, or the centres of groups of neighbours, whose own points they stand for up to the square of
-    their distance. They are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points with
-    potentials too large to be resolved.
+    their distance. They are nested; on the coarsest, ε is lowered by steps. Of wide clouds that would leave far points
+    with potentials too large to be resolved.
     """
-    xp, n, m = namespace(x, y), x.shape[-2], y.shape[-2]
+    n, m = x.shape[-2], y.shape[-2]
     if max(n, m) <= _SUBSAMPLE:
         return _anneal(x, y, a, b)[1]
     k, coarse = max(_SUBSAMPLE, max(n, m) // _COARSER), _drawn if is_dense(x, y) else _gathered
@@ -366,17 +366,13 @@ def _solve_small(
     size = size.reshape(-1)
     rounded, (least, most) = rounding(size, size**0.5, x.dtype), units(size**0.5)
     least = np.maximum(least, 3.0 * rounded / tol) if base is None else least
-    shared = {
-        "light": _lightness(a),
-        "tol": tol,
-        "max_iter": max_iter,
-        "plain": plain,
-        "patience": _PATIENCE[8 * x.itemsize],
-        "every": every,
-    }
-    lengths = zip(rounded.tolist(), least.tolist(), most.tolist(), strict=True)
-    limits = [small_problems.Limits(rounding=r, least=low, most=high, **shared) for r, low, high in lengths]
-    return Solution(*small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits), True)
+    light, patience = _lightness(a), _PATIENCE[8 * x.itemsize]
+    limits = [
+        small_problems.Limits(light, r, shortest, longest, tol, int(max_iter), float(plain), patience, every)
+        for r, shortest, longest in zip(rounded.tolist(), least.tolist(), most.tolist(), strict=True)
+    ]
+    solved = small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits)
+    return Solution(*solved, ended=True)  # type: ignore[arg-type, misc]
 
 
 def _lightness(a: Array) -> float:

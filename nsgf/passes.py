@@ -678,5 +678,4 @@ class Many:
 
         step = max(4, min(256, 4 * -(-n // (16 * cores()))))
         totals = on_all_cores(work, range(0, n, step))
-        total: np.ndarray = np.sum(totals, axis=0, dtype=np.float64)
-        return total
+        return np.asarray(np.sum(totals, axis=0, dtype=np.float64))

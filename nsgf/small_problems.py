@@ -9,7 +9,7 @@ of a stack are solved each by itself, on all cores, so that none waits for anoth
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -403,7 +403,7 @@ class Mixing(NamedTuple):
     safe: np.ndarray  # the plain step of the best iterate
     root: np.ndarray  # √b
     least: np.ndarray  # (1,), its marginal error
-    count: np.ndarray  # (2,): how many were mixed since the last new beginning, and whether r and g are those before
+    counts: np.ndarray  # (2,): how many were mixed since the last new beginning, and whether r and g are those before
 
 
 @inner
@@ -431,8 +431,8 @@ def solve_positive(A, p):
 def combined(mixing, following):
     """Subtract from the plain step what makes the residual, linearised, least."""
     dr, dg, gram, r = mixing.dr, mixing.dg, mixing.gram, mixing.r
-    p, q = np.zeros(_MEMORY), mixing.count[0] % _MEMORY
-    mixing.count[0] += 1
+    p, q = np.zeros(_MEMORY), mixing.counts[0] % _MEMORY
+    mixing.counts[0] += 1
     for k in range(_MEMORY):
         inner_product = 0.0
         for j in range(r.size):
@@ -456,7 +456,7 @@ def combined(mixing, following):
 @inner
 def mix(mixing, h, mass, marginal, factor, following):
     """Leave the next iterate in `following`; return whether it is more than a plain step."""
-    least, count, q, number = mixing.least[0], mixing.count, mixing.count[0] % _MEMORY, h.dtype.type
+    least, count, q, number = mixing.least[0], mixing.counts, mixing.counts[0] % _MEMORY, h.dtype.type
     most = max(least, _ROUNDED * (6e-8 if h.itemsize == 4 else 1.1e-16))  # growth below is rounding
     worse = not marginal <= min(_GROWTH * most, 1.0 + 0.5 * most)
     if worse:
@@ -649,6 +649,6 @@ def solve(problem: Problem, own: bool, limits: Sequence[Limits]) -> tuple[np.nda
         return solve_one(Problem(xs[k], ys[k], a, b, hs[k], bases[k]), own, limits[k], bounds, room, phi[k], T[k])
 
     found = zip(*on_all_cores(one, range(count)), strict=True)
-    dtypes = x.dtype, x.dtype, bool, np.int64  # marginal, T_error, within, n_iter
+    dtypes: tuple[Any, ...] = (x.dtype, x.dtype, bool, np.int64)  # marginal, T_error, within, n_iter
     figures = (np.array(z, dtype).reshape(lead) for z, dtype in zip(found, dtypes, strict=True))
     return hs.reshape(*lead, m), phi.reshape(*lead, n), T.reshape(*lead, n, d), *figures

@@ -632,7 +632,7 @@ def _merged(solved: fixed_point.Solution, rest: fixed_point.Solution, some: Any)
     whole = [namespace(z).astype(z, new.dtype) for z, new in zip(solved[:-1], rest[:-1], strict=True)]
     for z, new in zip(whole, rest[:-1], strict=True):
         z[some] = new
-    return fixed_point.Solution(*whole, rest.ended)
+    return fixed_point.Solution(*whole, ended=rest.ended)  # type: ignore[misc]
 
 
 def _mapped(
