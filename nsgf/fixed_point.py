@@ -30,6 +30,7 @@ _RIDGE = 1e-9  # of the normal equations, relative to their diagonal; float64 re
 _GROWTH = 3.0  # of the marginal error, beyond which mixing has failed
 _PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to give up
 _PROBE = 2**16  # numbers in the rows of T that are watched
+_LIGHTEST = 1e6  # how much lighter than others a row may be and have its own error certified
 _SMALL = 4096  # points of clouds, up to which the kernel is stored and one core does as well as all
 _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
@@ -377,8 +378,9 @@ def _solve_small(
 
 def _lightness(a: Array) -> float:
     """Return how much more than others the rows of weights a feel mass that is misplaced: 1 for equal weights."""
-    light = 1.0 / (a.shape[0] * namespace(a).astype(a, namespace(a).float64))
-    return float(namespace(a).mean(light * light)) ** 0.5
+    xp = namespace(a)
+    light = xp.clip(a.shape[0] * xp.astype(a, xp.float64), 1.0 / _LIGHTEST, None)
+    return float(xp.mean(light**-2.0)) ** 0.5
 
 
 def _every(n: int, d: int) -> int:
@@ -421,11 +423,12 @@ class _Anderson:
         self._safe = g if better.all() else xp.where(better[..., None], g, self._safe)
         self._least = xp.where(better, error, self._least)
         some, self.mixed = bool(worse.any()), False
-        if some:
-            self._dr[worse], self._gram[worse] = 0.0, 0.0
         if some and worse.all():
+            self._dr[...], self._gram[...] = 0.0, 0.0
             self._count, self._last = 0, None
             return self._safe
+        if some:
+            self._dr[worse], self._gram[worse] = 0.0, 0.0
         r = self._sqrt_w * r  # float64
         self._last = r, g
         if last is None:
