@@ -27,6 +27,7 @@ _DENSE = 2**22  # entries below which leaving out columns costs more than it sav
 _FAR, _FAR_SPARSE = 16.0, 8.0  # change of a potential, in nats, after which it is absorbed
 _FEW = 32  # features, below which near rows have their near columns in common
 RESOLVED = 2.0**30  # half squares, in blurs, beyond which the rounding of their differences would show in a plan
+_COMPILED = 2**20  # entries, from which on compiled passes pay
 _LIGHT = {32: 1e-25, 64: 1e-250}  # weights below which exponents leave the range of compiled passes
 _FLOOR = {32: -60.0, 64: -600.0}  # exponents below are raised: subnormal numbers cost ten times the time
 
@@ -109,7 +110,7 @@ class Kernel:
         x = self.x
         if not isinstance(x, np.ndarray) or x.ndim > 2 or self.wide or x.dtype.char not in "fd":
             return None
-        if float(self.b.min()) < _LIGHT[8 * x.itemsize]:
+        if len(x) * len(self.y) < _COMPILED or float(self.b.min()) < _LIGHT[8 * x.itemsize]:
             return None
         from nsgf import passes  # the compiler is slow to import
 

@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given, strategies as st
 from strategies import costly, seeds
 
-from nsgf import sinkhorn_velocity
+from nsgf import fixed_point, kernel, sinkhorn_velocity
 from nsgf.kernel import Kernel, PlainPasses, half_squares, neighbours
 
 sizes = st.sampled_from([1, 2, 5, 31, 33, 150])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    """Let small kernels have compiled passes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_COMPILED", 0)
+        patch.setattr(fixed_point, "_SMALL", 0)
+        yield
 
 
 def clouds(seed, n, m, d, blur, dtype):
