@@ -38,7 +38,7 @@ _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the win
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
 _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _CLOSE_BY, _COARSE_ITER = 0.3, 3e-4, 100  # decrements at which a sample, and centres, are solved well enough
-_PLAIN = 8  # plain steps after which the start is taken to be too far away
+PLAIN = 8  # plain steps after which the start is taken to be too far away
 _SLOW_COOLING, _CLOSE = 2.0, 1e-3  # factor between two ε of the second start, and the error at which to go on
 _GENTLE = 0.1  # half squares, in blurs, below which log K is a small number
 _UNIT = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
@@ -108,10 +108,10 @@ def solve_cross(clouds: Clouds, h: Array | None, base: Array, tol: float, max_it
 
     Clouds have at most one leading dimension.
     """
-    if _is_small(clouds):
-        solved = _solve_small(clouds, False, h, base, tol, max_iter, float(_PLAIN))
+    if is_small(clouds):
+        solved = solve_small(clouds, False, h, base, tol, max_iter)
     else:
-        solved = _solve_cross(clouds.kernel(), h, base, tol, max_iter, _PLAIN)
+        solved = _solve_cross(clouds.kernel(), h, base, tol, max_iter, PLAIN)
     lost, xp = ~solved.within & (solved.n_iter < max_iter), namespace(clouds.x)
     if not bool(lost.any()) or clouds.x.dtype != xp.float64 or not solved.ended:
         return solved
@@ -133,8 +133,8 @@ def _by_cooling(clouds: Clouds, solved: Solution, base: Array, tol: float, max_i
     h, n_iter = _cooled(kernel, left)
     if n_iter >= left:
         return solved._replace(n_iter=solved.n_iter + n_iter)
-    if _is_small(clouds):
-        again = _solve_small(clouds, False, h, base, tol, left - n_iter)
+    if is_small(clouds):
+        again = solve_small(clouds, False, h, base, tol, left - n_iter, math.inf)
     else:
         again = _solve_cross(kernel, h, base, tol, left - n_iter, math.inf)
     return again._replace(n_iter=again.n_iter + n_iter + solved.n_iter)
@@ -145,8 +145,8 @@ def solve_own(clouds: Clouds, h: Array | None, base: Array | None, tol: float, m
 
     Without a `base`, errors of T are relative to the least unit, as far as the dtype resolves that.
     """
-    if _is_small(clouds):
-        return _solve_small(clouds, True, h, base, tol, max_iter, math.inf)
+    if is_small(clouds):
+        return solve_small(clouds, True, h, base, tol, max_iter, math.inf)
     kernel = clouds.kernel()
     if h is None:  # which lies between 0 and −½ log a; half-way, the kernel serves every iterate
         middle = kernel.xp.zeros_like(kernel.x[..., 0]) - 0.25 * float(kernel.xp.log(kernel.xp.min(kernel.a)))
@@ -345,7 +345,7 @@ def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certific
     return Solution(h, *kernel.potential_and_map(h), marginal, T_error, within, n_iter, ended)
 
 
-def _is_small(clouds: Clouds) -> bool:
+def is_small(clouds: Clouds) -> bool:
     """Whether a compiled loop solves the problems of some clouds."""
     return bool(
         isinstance(clouds.x, np.ndarray)
@@ -354,10 +354,13 @@ def _is_small(clouds: Clouds) -> bool:
     )
 
 
-def _solve_small(
-    clouds: Clouds, own: bool, h: Array | None, base: Array | None, tol: float, max_iter: int, plain: float = math.inf
+def solve_small(
+    clouds: Clouds, own: bool, h: Array | None, base: Array | None, tol: float, max_iter: int, plain: float = PLAIN
 ) -> Solution:
-    """Solve in compiled code, each problem of a stack by itself, and held against its own lengths."""
+    """Solve in compiled code, each problem of a stack by itself, and held against its own lengths.
+
+    A solve that is not even mixing after `plain` steps is given up.
+    """
     from nsgf import small_problems
 
     x, y, a, b, size, _ = clouds

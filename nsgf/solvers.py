@@ -19,6 +19,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Self, cast
 
+import numpy as np
+
 from nsgf import _checks, _io, fixed_point
 from nsgf._arrays import Array, device, namespace, to_numpy
 from nsgf.fixed_point import extents, rms, units
@@ -409,6 +411,10 @@ class Sinkhorn(Solver):
         That is root-mean-square over the particles, relative to the difference, and to be within `tol`; a difference
         is here no smaller than a tenth of the blur, or of the extent of the clouds, and no larger than that extent.
         """
+        if init is None and isinstance(pair.x, np.ndarray):
+            found, init = self._at_once(pair, eps)
+            if found is not None:
+                return found
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
         blur = math.sqrt(eps)
         least, most = (blur * z for z in units((extents(pair.x, pair.y) / eps) ** 0.5))  # (…)
@@ -427,7 +433,48 @@ class Sinkhorn(Solver):
             # It was small against v at the rows that were measured, and v is smaller at the others.
             again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
             cross, size = again.after(cross), unit(v)
-        return _difference(v, cross, own, (cross.T_error + own.T_error) / size, self.tol)
+        each = _certificates((cross.T_error + own.T_error) / size, cross, own, self.tol)
+        return _worst(v, cross.potentials, own.potentials, each)
+
+    def _at_once(self, pair: Centred, eps: float) -> tuple[Difference | None, Start]:
+        """Return the difference of small problems that float32 solves at the first attempt, or else where to start.
+
+        This is what :meth:`difference` does then, without the calls that all else needs, which take longer than the
+        arithmetic of few points.
+        """
+        (a, light_a), (b, light_b) = _normalised(pair.a), _normalised(pair.b)
+        x, y, shift = (z / math.sqrt(eps) for z in (pair.x, pair.y, (pair.y_mean - pair.x_mean)[..., None, :]))
+        size, light = extents(x, y), min(light_a, light_b)
+        if not serves_single(float(size.max()), light, _OWN_SHARE * self.tol) or x.ndim > 3:
+            return None, None
+        x, y, a, b = (z.astype(np.float32) for z in (x, y, a, b))
+        clouds = fixed_point.Clouds(x, y, a, b, size, 0.0)
+        if not fixed_point.is_small(clouds):
+            return None, None
+        own = fixed_point.solve_small(clouds._replace(y=x, b=a), True, None, None, _OWN_SHARE * self.tol, 200, math.inf)
+        T = own.T.astype(pair.x.dtype) - shift
+        cross = fixed_point.solve_small(clouds, False, None, T, _CROSS_SHARE * self.tol, self.max_iter)
+        v, (least, most) = cross.T - T, units(size**0.5)
+        unit = np.minimum(np.maximum(rms(v), least), most)
+        relative = (own.T_error + cross.T_error) / unit
+        f_own = 0.5 * (own.phi + own.h)  # one more iteration
+        found = [
+            Potentials(
+                (eps * f).astype(pair.x.dtype),
+                (eps * g).astype(pair.x.dtype),
+                float(s.marginal.max()),
+                int(s.n_iter.max()),
+                bool(s.within.all()),
+                "float32",
+            )
+            for s, f, g in ((cross, cross.phi, cross.h), (own, f_own, f_own))
+        ]
+        tight = (own.T_error <= _OWN_SHARE * self.tol * unit) & (relative <= self.tol)
+        ended = own.within & (cross.within & tight | ~cross.within & (cross.n_iter >= self.max_iter))
+        if not np.all(ended):
+            return None, found[0] if np.isfinite(cross.h).all() else None
+        each = _certificates(relative, cross, own, self.tol)
+        return _worst(math.sqrt(eps) * v, found[0], found[1], each), None
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
@@ -456,20 +503,30 @@ class _Mapped(NamedTuple):
         n_iter = earlier.n_iter + self.n_iter
         return self._replace(n_iter=n_iter, potentials=self.potentials._replace(n_iter=int(n_iter.max())))
 
-    def each(self) -> list[tuple[float, int, bool]]:
-        """Return the marginal error, the iterations, and whether it converged, of every problem."""
-        columns = (to_numpy(z).reshape(-1).tolist() for z in (self.marginal, self.n_iter, self.within))
-        return list(zip(*columns, strict=True))
 
+def _certificates(relative: Array, cross: Any, own: Any, tol: float) -> list[Certificate]:
+    """Return the certificate of every problem, from the error relative to the difference and its two solutions."""
 
-def _difference(v: Array, cross: _Mapped, own: _Mapped, relative: Array, tol: float) -> Difference:
-    """Return a difference with its certificate, from the error that is relative to it (…)."""
-    each = [
+    def figures(z: Array) -> list[Any]:
+        return to_numpy(z).reshape(-1).tolist()
+
+    problems = [zip(figures(s.marginal), figures(s.n_iter), figures(s.within), strict=True) for s in (cross, own)]
+    return [
         Certificate(max(f[0], g[0], r if math.isfinite(r) else math.inf), f[2] and g[2] and r <= tol, f, g)
-        for r, f, g in zip(to_numpy(relative).reshape(-1).tolist(), cross.each(), own.each(), strict=True)
+        for r, f, g in zip(figures(relative), *problems, strict=True)
     ]
-    error, converged = max(c.error for c in each), all(c.converged for c in each)
-    return Difference(v, cross.potentials, own.potentials, error, converged, each)
+
+
+def _worst(v: Array, cross: Potentials, own: Potentials, each: list[Certificate]) -> Difference:
+    """Return a difference with the certificate of the worst of its problems."""
+    return Difference(v, cross, own, max(c.error for c in each), all(c.converged for c in each), each)
+
+
+def _normalised(a: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return weights in float64, of total mass 1 to the last digit, and the lightest of them."""
+    w = a.astype(np.float64)
+    w /= w.sum()
+    return w, float(w.min())
 
 
 def self_potentials(
