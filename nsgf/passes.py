@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nsgf._compiled import compiled, cores, exp, inner, on_all_cores
+from nsgf._compiled import compiled, exp, inner, on_all_cores
 
 FEW = 8  # features, up to which entries are computed anew at every pass
 _SCALE = math.log2(math.e) ** 0.5  # of both clouds: their product is then in bits
@@ -410,7 +410,7 @@ class Few:
         if not self._known:
             self._guess()
         _tighten_all(X)
-        stride = max(cores(), min(4 * cores(), 2**22 // Y.z.shape[1]))  # each has a column of its own
+        stride = max(8, min(16, 2**22 // Y.z.shape[1]))  # parts, however many cores: each has a column of its own
         stride = min(stride, len(X.top))
 
         def work(first: int) -> tuple[np.ndarray, float]:
@@ -428,13 +428,13 @@ class Few:
             np.repeat(slope, np.diff(Y.begin)) * z for slope, z in zip(Y.slope.T, Y.z, strict=True)
         )
         some = np.array([lo + np.argmax(left[lo:hi]) for lo, hi in zip(Y.begin[:-1], Y.begin[1:], strict=True)])
-        P, stride = _packed(Y, some), min(4 * cores(), len(X.top))
+        P, stride = _packed(Y, some), min(16, len(X.top))
         on_all_cores(lambda first: _guess(X, P, first, stride), range(stride))
         self._known = True
 
     def _gathered(self, X: Side, rows: np.ndarray, Y: Side) -> np.ndarray:
         """Return the masses of some rows, nothing left out."""
-        P, parts = _packed(Y, slice(None)), np.array_split(rows, min(len(rows), 4 * cores()))
+        P, parts = _packed(Y, slice(None)), np.array_split(rows, min(len(rows), 16))
         return np.concatenate(on_all_cores(lambda part: _sums(X, part, P, self._limits[0]), parts))
 
 
@@ -676,6 +676,6 @@ class Many:
             _through(part, state, (self._y, self._column, change, bv), self._limits, total)
             return total
 
-        step = max(4, min(256, 4 * -(-n // (16 * cores()))))
+        step = max(4, min(256, 4 * -(-n // 64)))
         totals = on_all_cores(work, range(0, n, step))
         return np.asarray(np.sum(totals, axis=0, dtype=np.float64))

@@ -452,16 +452,17 @@ class Sinkhorn(Solver):
         if not fixed_point.is_small(clouds):
             return None, None
         own = fixed_point.solve_small(clouds._replace(y=x, b=a), True, None, None, _OWN_SHARE * self.tol, 200, math.inf)
-        T = own.T.astype(pair.x.dtype) - shift
-        cross = fixed_point.solve_small(clouds, False, None, T, _CROSS_SHARE * self.tol, self.max_iter)
-        v, (least, most) = cross.T - T, units(size**0.5)
+        T = own.T.astype(np.float64)
+        cross = fixed_point.solve_small(clouds, False, None, T - shift, _CROSS_SHARE * self.tol, self.max_iter)
+        v = (cross.T - T) + shift  # far-away means cancel before they can swallow digits
+        least, most = units(size**0.5)
         unit = np.minimum(np.maximum(rms(v), least), most)
         relative = (own.T_error + cross.T_error) / unit
         f_own = 0.5 * (own.phi + own.h)  # one more iteration
         found = [
             Potentials(
-                (eps * f).astype(pair.x.dtype),
-                (eps * g).astype(pair.x.dtype),
+                (f.astype(np.float64) * eps).astype(pair.x.dtype),
+                (g.astype(np.float64) * eps).astype(pair.x.dtype),
                 float(s.marginal.max()),
                 int(s.n_iter.max()),
                 bool(s.within.all()),
@@ -474,7 +475,7 @@ class Sinkhorn(Solver):
         if not np.all(ended):
             return None, found[0] if np.isfinite(cross.h).all() else None
         each = _certificates(relative, cross, own, self.tol)
-        return _worst(math.sqrt(eps) * v, found[0], found[1], each), None
+        return _worst((math.sqrt(eps) * v).astype(pair.x.dtype), found[0], found[1], each), None
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
