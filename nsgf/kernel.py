@@ -75,7 +75,7 @@ def is_dense(x: Array, y: Array) -> bool:
 def neighbours(x: np.ndarray) -> np.ndarray:
     """Return an order of the rows of x (n, d) in which near rows come together: cuts across the widest axis.
 
-    Rows from a multiple of 32 · 2^k on to the next one are a leaf of some level.
+    Rows from a multiple of 8 · 2^k on to the next one are a leaf of some level.
     """
 
     def split(i: np.ndarray) -> list[np.ndarray]:

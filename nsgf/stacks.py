@@ -121,6 +121,8 @@ def _solve(problems: list[_Posed], solve: Solver) -> list[Velocity]:
     )
     pair = Centred(x, y, first.a, first.b, x_mean, y_mean)
     found, velocities = solve.difference(pair, 1.0, _start(pair, 1.0, solve)), []
+    if not found.each:  # the solver does not say what it measured of each
+        return [res for p in problems for res in _solve([p], solve)]
     for k, (p, c) in enumerate(zip(problems, found.each, strict=True)):
         eps, precision = p.length**2, found.cross.precision
         cross = Potentials(found.cross.f[k] * eps, found.cross.g[k] * eps, *c.cross, precision)

@@ -76,6 +76,17 @@ def test_other_solvers_solve_one_by_one():
         np.testing.assert_array_equal(res.v, sinkhorn_velocity(x, y, blur=1.0, solver=solver).v)
 
 
+def test_a_solver_that_does_not_say_what_it_measured_of_each_solves_one_by_one():
+    class Silent(Sinkhorn):
+        def difference(self, pair, eps, init=None):
+            return super().difference(pair, eps, init)._replace(each=())
+
+    xs, ys = zip(*[clouds(20, 30, k) for k in range(3)], strict=True)
+    found = sinkhorn_velocities(xs, ys, blur=1.0, solver=Silent())
+    for x, y, res in zip(xs, ys, found, strict=True):
+        np.testing.assert_allclose(res.v, sinkhorn_velocity(x, y, blur=1.0).v, rtol=1e-6)
+
+
 def test_what_is_no_stack_is_refused():
     x, y = clouds(5, 5, 0)
     assert sinkhorn_velocities([], []) == []
