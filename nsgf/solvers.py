@@ -131,6 +131,34 @@ class Difference(NamedTuple):
     each: Sequence["Certificate"] = ()
 
 
+class Mapped(NamedTuple):
+    """Potentials of a problem, or of a stack, with the barycentric map of the source points and what was measured.
+
+    Attributes
+    ----------
+    potentials : Potentials
+        Those of the centred clouds; of a stack, with the certificate of the worst problem.
+    T : array of shape (…, n, d)
+        The map at the source points, in the frame in which the targets are centred.
+    T_error : array of shape (…)
+        Its root-mean-square error, in the units of the data; 0 where the solver does not measure it.
+    marginal, n_iter, within : arrays of shape (…)
+        Mass misplaced, iterations, and whether each problem is within its tolerance.
+    """
+
+    potentials: Potentials
+    T: Array
+    T_error: Array
+    marginal: Array
+    n_iter: Array
+    within: Array
+
+    def after(self, earlier: "Mapped") -> "Mapped":
+        """Return these with the iterations of an earlier solve added."""
+        n_iter = earlier.n_iter + self.n_iter
+        return self._replace(n_iter=n_iter, potentials=self.potentials._replace(n_iter=int(n_iter.max())))
+
+
 class Certificate(NamedTuple):
     """What a solver measured of one problem: of the difference, of the cross and of the own potentials."""
 
@@ -202,6 +230,20 @@ class Solver(abc.ABC):
         own = self.own(pair.x, eps, pair.a)
         v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
         return Difference(v, cross, own, max(cross.error, own.error), converged)
+
+    def mapped(
+        self, pair: Centred, eps: float, init: Start = None, base: Array | None = None, share: float = 1.0
+    ) -> Mapped:
+        """Return T_xy at the source points (n, d) of a pair.
+
+        A solver that measures the error of T has it within a `share` of `tol`, relative to T − `base`, by default to
+        T − x; and it takes as many problems as :meth:`stack` says, with a leading dimension.
+        """
+        xp, found = namespace(pair.x), checked(self(pair.x, pair.y, eps, pair.a, pair.b, init), pair)
+        T, zero = barycentric_map(pair.x, pair.y, found.g, eps, pair.b), xp.zeros_like(pair.x[0, 0])
+        whether = xp.full_like(zero, found.converged, dtype=xp.bool)
+        n_iter = xp.full_like(zero, found.n_iter, dtype=xp.int64)
+        return Mapped(found, T, zero, zero + found.error, n_iter, whether)
 
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems of n and m points are best solved at once, as arrays with a leading dimension."""
@@ -397,6 +439,13 @@ class Sinkhorn(Solver):
         """
         return _cross((x, a), (y, b), eps, self, init, x).potentials
 
+    def mapped(
+        self, pair: Centred, eps: float, init: Start = None, base: Array | None = None, share: float = 1.0
+    ) -> Mapped:
+        """Return T_xy at the source points (…, n, d), certified."""
+        finer, clouds = dataclasses.replace(self, tol=share * self.tol), ((pair.x, pair.a), (pair.y, pair.b))
+        return _cross(*clouds, eps, finer, init, pair.x if base is None else base)
+
     def own(self, x: Array, eps: float, a: Array) -> Potentials:
         """Return the potentials of (x, a) with itself, within their share of the tolerance."""
         return _own(x, eps, a, tol=_OWN_SHARE * self.tol).potentials
@@ -481,28 +530,12 @@ class Sinkhorn(Solver):
         """Return how many problems a cache holds, or fill a GPU."""
         return max(1, min(_STACK, (_ON_HOST if device == "cpu" else _ON_DEVICE) // (n * m)))
 
-    def _crossed(self, pair: Centred, eps: float, init: Start, own: "_Mapped", share: float) -> tuple["_Mapped", Array]:
+    def _crossed(self, pair: Centred, eps: float, init: Start, own: "Mapped", share: float) -> tuple["Mapped", Array]:
         """Return cross potentials within a share of the tolerance, and the velocity."""
         shift = (pair.y_mean - pair.x_mean)[..., None, :]
         finer, clouds = dataclasses.replace(self, tol=share * self.tol), ((pair.x, pair.a), (pair.y, pair.b))
         cross = _cross(*clouds, eps, finer, init, own.T - shift)
         return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
-
-
-class _Mapped(NamedTuple):
-    """Potentials with the barycentric map of the source points (…, n, d), and the certificate of every problem."""
-
-    potentials: Potentials
-    T: Array
-    T_error: Array  # (…), root-mean-square
-    marginal: Array  # (…)
-    n_iter: Array  # (…)
-    within: Array  # (…)
-
-    def after(self, earlier: "_Mapped") -> "_Mapped":
-        """Return these with the iterations of an earlier solve added."""
-        n_iter = earlier.n_iter + self.n_iter
-        return self._replace(n_iter=n_iter, potentials=self.potentials._replace(n_iter=int(n_iter.max())))
 
 
 def _certificates(relative: Array, cross: Any, own: Any, tol: float) -> list[Certificate]:
@@ -549,7 +582,7 @@ def self_potentials(
     return _own(x, eps, a, init, tol=tol, max_iter=max_iter).potentials
 
 
-def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> _Mapped:
+def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, base: Array) -> Mapped:
     """Solve the cross problem of two clouds; the error of the map T is to be within the tolerance of T − `base`."""
     xs, ys = _Scaled(*x_a, eps), _Scaled(*y_b, eps)
     base = xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
@@ -571,7 +604,7 @@ def _cross(x_a: Cloud, y_b: Cloud, eps: float, solver: Sinkhorn, init: Start, ba
 
 def _own(
     x: Array, eps: float, a: Array, init: Start = None, base: Array | None = None, *, tol: float, max_iter: int = 200
-) -> _Mapped:
+) -> Mapped:
     """Solve the symmetric problem; with a `base`, the error of the map T is to be within `tol` of T − `base`."""
     xs = _Scaled(x, a, eps)
     base = None if base is None else xs.rows(base.reshape(xs.x.shape) / math.sqrt(eps))
@@ -695,7 +728,7 @@ def _merged(solved: fixed_point.Solution, rest: fixed_point.Solution, some: Any)
 
 def _mapped(
     solved: fixed_point.Solution, f: Array, g: Array, T: Array, precision: str, clouds: tuple[Array, Array], eps: float
-) -> _Mapped:
+) -> Mapped:
     """Return a solution in the units, dtype and leading dimensions of the clouds."""
     blur, xp, (x, y) = math.sqrt(eps), namespace(T), clouds
     lead = x.shape[:-2]
@@ -709,7 +742,7 @@ def _mapped(
         bool(xp.all(solved.within)), precision,
     )  # fmt: skip
     n_iter, within = solved.n_iter.reshape(lead), solved.within.reshape(lead)
-    return _Mapped(potentials, out(T, blur, x.shape), out(solved.T_error, blur, lead), marginal, n_iter, within)
+    return Mapped(potentials, out(T, blur, x.shape), out(solved.T_error, blur, lead), marginal, n_iter, within)
 
 
 def pick_solver(solver: object) -> Solver:
