@@ -148,7 +148,7 @@ def sinkhorn_flow(  # noqa: PLR0913  the clouds, their weights, and the three nu
     """
     check_steps(n_steps, step_size)
     solve = pick_solver(solver)
-    xs, ys, length, unit = scaled(*as_pair(x, y), blur)
+    xs, ys, length, unit = scaled(*as_pair(x, y), blur=blur)
     steps = list(flow_steps(xs, ys, length, n_steps, step_size, solve, (a, b)))
     error, converged = max(res.error for _, res in steps), all(res.converged for _, res in steps)
     settle(error, converged, solve)

@@ -9,6 +9,9 @@ steepest descent moves every particle along (NSGF, eq. 11; Feydy et al. 2019, se
 
 .. math::  v(x) = T_{xy}(x) - T_{xx}(x).
 
+That is exact for the cloud, and biased for the law that it was drawn from: the mean over clouds pulls inwards even
+where x and y have one law. With an independent batch x′ for the self term, :math:`T_{xy}(x) - T_{xx'}(x)`, it does not.
+
 Both clouds are centred first: a translation adds to the cost only terms that the potentials absorb, so the result is
 the same, exactly, and far-away clouds lose no digits.
 """
@@ -94,12 +97,14 @@ class Velocity:
     converged : bool
         Whether `error` is within the solver's tolerance.
     pair, cross, own, blur : Centred, Potentials, Potentials and float
-        The clouds, moved near the origin, their potentials with each other and of the source with itself, and the blur,
-        all in lengths of `unit`: what a call on new points needs.
+        The clouds, moved near the origin, their potentials with each other and of the self term, and the blur, all in
+        lengths of `unit`: what a call on new points needs.
     unit : float
         The length that they are measured in, in units of the data.
     columns : list or None
         Names of the columns of the source, where it is a data frame.
+    self_pair : Centred or None
+        The source and the independent batch of the self term, where there is one.
     """
 
     v: Array
@@ -111,6 +116,7 @@ class Velocity:
     blur: float = dataclasses.field(repr=False)
     unit: float = dataclasses.field(default=1.0, repr=False)
     columns: list[Any] | None = dataclasses.field(default=None, repr=False)
+    self_pair: Centred | None = dataclasses.field(default=None, repr=False)
 
     @property
     def potentials(self) -> Potentials:
@@ -122,8 +128,9 @@ class Velocity:
 
     @property
     def self_potentials(self) -> Potentials:
-        """Potentials of the source with itself."""
-        return _in_squared_units(self.own, self.unit)
+        """Potentials of the self term: of the source with itself, or with its independent batch."""
+        own = self.own if self.self_pair is None else _out_of_frame(self.own, self.self_pair)
+        return _in_squared_units(own, self.unit)
 
     @property
     def eps(self) -> float:
@@ -137,12 +144,12 @@ class Velocity:
 
     @plainly()
     def __call__(self, z: Array) -> Array:
-        """Return T_xy(z) − T_xx(z) at any points z of shape (k, d): the flow off its own particles."""
+        """Return T_xy(z) − T_xx(z) (or T_xx′) at any points z of shape (k, d): the flow off its own particles."""
         same_columns([self.columns, columns_of(z)], "x and z", "z[x.columns]")
         zs, _ = as_pair(z, self.pair.x, names=("z", "x"))
         xp, dtype = namespace(zs), zs.dtype
         zs = xp.astype(_in_unit(zs, self.unit), self.pair.x.dtype)
-        v = self.pair.at(zs - self.pair.x_mean, self.cross, self.own, self.blur**2)
+        v = self.pair.at(zs - self.pair.x_mean, self.cross, self.own, self.blur**2, self.self_pair)
         return like(in_units_of_data(xp.astype(v, dtype), self.unit), z)
 
     def partners(self, rng: np.random.Generator) -> Array:
@@ -180,7 +187,7 @@ class Velocity:
 
 
 @plainly()
-def sinkhorn_velocity(
+def sinkhorn_velocity(  # noqa: PLR0913  the clouds, their weights, and how they are solved
     x: ArrayLike,
     y: ArrayLike,
     blur: "float | str" = "auto",
@@ -188,8 +195,10 @@ def sinkhorn_velocity(
     b: ArrayLike | None = None,
     solver: "Solver | str" = "auto",
     init: Potentials | None = None,
+    x_self: ArrayLike | None = None,
+    a_self: ArrayLike | None = None,
 ) -> Velocity:
-    """Steepest descent of S_ε(x, y): v = T_xy(x) − T_xx(x).
+    """Steepest descent of S_ε(x, y): v = T_xy(x) − T_xx(x); or, with an independent batch, T_xy(x) − T_xx′(x).
 
     Parameters
     ----------
@@ -206,6 +215,11 @@ def sinkhorn_velocity(
     init : Potentials, optional
         Potentials to start from, such as ``previous.potentials``; they belong to the rows of `y`. By default the
         solver finds its own start.
+    x_self : array of shape (k, d), optional
+        An independent batch x′ of the law of `x`, of any size, for the self term; by default that is of `x` itself. See
+        the notes for which to take.
+    a_self : array of shape (k,), optional
+        Weights of the rows of `x_self`; uniform by default.
 
     Returns
     -------
@@ -228,28 +242,95 @@ def sinkhorn_velocity(
     -----
     NSGF (Zhu et al. 2024), eq. 11; no automatic differentiation.
 
+    Where x and y are samples of one law, the velocities of many samples should be zero in the mean. Those of `x` alone
+    pull inwards, the more the fewer and higher-dimensional the points; with `x_self` the mean is zero at every n and ε
+    (W-Flow, arXiv 2605.11755). Particles that follow their own velocities in a few large steps want the first, whose
+    noise is less; a network that is trained on many batches wants the second.
+
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(50, 2))
     >>> res = sinkhorn_velocity(x, x + [3.0, 0.0], blur=0.5)
     >>> bool(np.allclose(res.v, [3.0, 0.0], atol=0.02)), res.converged
     (True, True)
+
+    With an independent batch, the mean velocity is that from its mean to the target's:
+
+    >>> res = sinkhorn_velocity(x, x + [3.0, 0.0], blur=0.5, x_self=x - [1.0, 0.0])
+    >>> res.v.mean(axis=0).round(2)
+    array([4., 0.])
     """
     solve = pick_solver(solver)
-    xs, ys, length, unit = scaled(*as_pair(x, y), blur)
-    eps = length**2
-    pair = Centred.of(xs, ys, as_weights(a, xs, "a"), as_weights(b, ys, "b"), eps)
-    start = solve.start(lambda: solve.own(pair.y, eps, pair.b)) if init is None else _into_frame(init, pair, unit)
-    res = solve_velocity(pair, eps, solve, start)
+    posed = Posed.of(x, y, blur, a, b, x_self, a_self)
+    start = posed.start(solve) if init is None else _into_frame(init, posed.pair, posed.unit)
+    res = posed.velocity(solve, start)
     settle(res.error, res.converged, solve)
-    return dataclasses.replace(res, v=like(in_units_of_data(res.v, unit), x), unit=unit, columns=columns_of(x))
+    return res
 
 
-def solve_velocity(pair: Centred, eps: float, solve: Solver, start: Potentials | None) -> Velocity:
+@dataclasses.dataclass(frozen=True)
+class Posed:
+    """A problem as it came, and centred, in lengths of a unit."""
+
+    x: Any
+    pair: Centred
+    self_pair: Centred | None
+    length: float  # of the blur
+    unit: float
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        y: Any,
+        blur: "float | str",
+        a: ArrayLike | None,
+        b: ArrayLike | None,
+        x_self: Any = None,
+        a_self: ArrayLike | None = None,
+    ) -> Self:
+        """Return what was posed, or raise where it is no problem."""
+        clouds = as_pair(x, y) if x_self is None else _three(x, y, x_self)
+        if x_self is None and a_self is not None:
+            raise ValueError("a_self weighs the rows of x_self, which is None. Give x_self, or leave a_self out.")
+        xs, ys, *others, length, unit = scaled(*clouds, blur=blur)
+        eps, w = length**2, as_weights(a, xs, "a")
+        pair = Centred.of(xs, ys, w, as_weights(b, ys, "b"), eps)
+        apart = [Centred.of(xs, z, w, as_weights(a_self, z, "a_self"), eps) for z in others]
+        return cls(x, pair, apart[0] if apart else None, length, unit)
+
+    def start(self, solve: Solver) -> Potentials | None:
+        """Return what a first solve begins with."""
+        return solve.start(lambda: solve.own(self.pair.y, self.length**2, self.pair.b))
+
+    def velocity(self, solve: Solver, start: Potentials | None) -> Velocity:
+        """Return the velocity in the units and library of the caller's own x."""
+        return self.out(solve_velocity(self.pair, self.length**2, solve, start, self.self_pair))
+
+    def out(self, res: Velocity) -> Velocity:
+        """Return a velocity in the units and library of the caller's own x, from one in lengths of the unit."""
+        v = like(in_units_of_data(res.v, self.unit), self.x)
+        return dataclasses.replace(res, v=v, unit=self.unit, columns=columns_of(self.x))
+
+
+def _three(x: Any, y: Any, x_self: Any) -> tuple[Array, Array, Array]:
+    """Validate the clouds of a problem and of its self term; return them in one library and one floating dtype."""
+    xs, zs = as_pair(x, x_self, names=("x", "x_self"))
+    _, ys = as_pair(x, y)
+    xp = namespace(xs, ys)
+    dtype = xp.result_type(xs.dtype, ys.dtype)
+    xs, ys, zs = (xp.astype(z, dtype, copy=False) for z in (xs, ys, zs))
+    return xs, ys, zs
+
+
+def solve_velocity(
+    pair: Centred, eps: float, solve: Solver, start: Potentials | None, self_pair: Centred | None = None
+) -> Velocity:
     """Return the velocity of a centred pair, converged or not: the caller settles what an unconverged one means."""
-    found = solve.difference(pair, eps, start)
-    return Velocity(found.v, found.error, found.converged, pair, found.cross, found.own, math.sqrt(eps))
+    found, blur = solve.difference(pair, eps, start, self_pair), math.sqrt(eps)
+    return Velocity(found.v, found.error, found.converged, pair, found.cross, found.own, blur, self_pair=self_pair)
 
 
 class Divergence(float):
@@ -331,7 +412,7 @@ def sinkhorn_divergence(
     solve = pick_solver(solver)
     x, y = as_pair(x, y)
     xp = namespace(x, y)
-    x, y, length, unit = scaled(xp.astype(x, xp.float64), xp.astype(y, xp.float64), blur)
+    x, y, length, unit = scaled(xp.astype(x, xp.float64), xp.astype(y, xp.float64), blur=blur)
     pair = Centred.of(x, y, as_weights(a, x, "a"), as_weights(b, y, "b"), length**2)
     S = _solve_divergence(pair, length**2, solve)
     value, error = S * unit * unit, S.error * unit * unit
@@ -389,17 +470,17 @@ def settle(error: float, converged: bool, solver: Solver) -> None:
     warn(message, ConvergenceWarning)
 
 
-def scaled(x: Array, y: Array, blur: "float | str") -> tuple[Array, Array, float, float]:
+def scaled(x: Array, y: Array, *others: Array, blur: "float | str") -> tuple[Any, ...]:
     """Return the clouds and the blur in lengths of a unit, a power of two near their extent, and the unit.
 
     There squares of lengths are in the range of any float; and no blur is larger than that where nothing more changes.
     """
-    length, xp = pick_blur(blur, x, y), namespace(x, y)
-    largest = max(float(xp.max(abs(z))) for z in (x, y)) or length
+    length, xp, clouds = pick_blur(blur, x, y), namespace(x, y), (x, y, *others)
+    largest = max(float(xp.max(abs(z))) for z in clouds) or length
     if length < largest * _LEAST_RATIO:
         raise ValueError(f"blur={length!r} is too small a length against data up to {largest:.3g}. Raise blur.")
     unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-    return _in_unit(x, unit), _in_unit(y, unit), min(length / unit, 1.0 / _LEAST_RATIO), unit
+    return *(_in_unit(z, unit) for z in clouds), min(length / unit, 1.0 / _LEAST_RATIO), unit
 
 
 def _in_unit(z: Array, unit: float) -> Array:

@@ -17,7 +17,8 @@ from nsgf._compiled import compiled, exp, inner, log, on_all_cores
 
 _MEMORY, _RIDGE, _GROWTH = 8, 1e-9, 3.0  # as in fixed_point
 _LEAST, _SLOWEST, _LEAST_MASS = 4, 0.9, 1e-30
-_FLOOR, _FAR, _LIGHT = {4: -80.0, 8: -600.0}, {4: 25.0, 8: 200.0}, 1.5  # e^(floor + 2.5 far) is below the rounding
+# e^(floor + 2.5 far) is below the rounding, and e^(floor − far) / n no subnormal number, at which processors take long.
+_FLOOR, _FAR, _LIGHT = {4: -60.0, 8: -400.0}, {4: 17.0, 8: 120.0}, 1.5
 _SUBSAMPLE, _COOLING = 128, 8.0
 _PRODUCT = 16  # features, from which on a product of matrices is faster than one of rows
 _FEW = 1 / 16  # of the columns, up to which they are absorbed one by one

@@ -99,22 +99,39 @@ class Centred:
         middle = namespace(x).sort(x, axis=-2)[..., x.shape[-2] // 2, :]
         return cls(x - middle[..., None, :], y - middle[..., None, :], a, b, middle, middle)
 
-    def at(self, z: Array, cross: "Potentials", own: "Potentials", eps: float) -> Array:
-        """Return T_xy(z) − T_xx(z) at points z of the frame in which x is centred."""
+    def __truediv__(self, length: float) -> "Centred":
+        """Return the pair with all lengths divided by one."""
+        x, y, x_mean, y_mean = (z / length for z in (self.x, self.y, self.x_mean, self.y_mean))
+        return dataclasses.replace(self, x=x, y=y, x_mean=x_mean, y_mean=y_mean)
+
+    def at(
+        self, z: Array, cross: "Potentials", own: "Potentials", eps: float, self_pair: "Centred | None" = None
+    ) -> Array:
+        """Return T_xy(z) − T_xx′(z) at points z of the frame in which x is centred; x′ is x without a `self_pair`."""
+        apart = self_pair or self.with_itself
         T_xy = barycentric_map(z, self.y, cross.g, eps, self.b)
-        T_xx = barycentric_map(z, self.x, own.f, eps, self.a)
-        return (T_xy - T_xx) + (self.y_mean - self.x_mean)[..., None, :]
+        T_xx = barycentric_map(z + (self.x_mean - apart.x_mean)[..., None, :], apart.y, own.g, eps, apart.b)
+        return (T_xy - T_xx) + self.shift(apart)
+
+    @property
+    def with_itself(self) -> "Centred":
+        """The pair of x and x."""
+        return Centred(self.x, self.x, self.a, self.a, self.x_mean, self.x_mean)
+
+    def shift(self, self_pair: "Centred | None") -> Array:
+        """Return how far the mean of y is from that of x′, the targets of a `self_pair`, or else of x, (…, 1, d)."""
+        return (self.y_mean - (self.x_mean if self_pair is None else self_pair.y_mean))[..., None, :]
 
 
 class Difference(NamedTuple):
-    """T_xy − T_xx at the particles of a pair, with its certificate.
+    """T_xy − T_xx at the particles of a pair, or T_xy − T_xx′, with its certificate.
 
     Attributes
     ----------
     v : array of shape (…, n, d)
         The difference, in the units of the data.
     cross, own : Potentials
-        Those of the centred clouds with each other, and of x with itself.
+        Those of the centred clouds with each other, and of x with itself or with x′.
     error : float
         What the solver measured, to be held against its tolerance.
     converged : bool
@@ -224,12 +241,20 @@ class Solver(abc.ABC):
         """Return what a first solve begins with: those that `rest` gives, of a flow at rest; None to choose itself."""
         return rest()
 
-    def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
-        """Return T_xy − T_xx at the particles; its error is here the larger marginal error of the two problems."""
+    def difference(self, pair: Centred, eps: float, init: Start = None, self_pair: Centred | None = None) -> Difference:
+        """Return T_xy − T_xx at the particles, or T_xy − T_xx′ with the pair of x and an independent x′.
+
+        Its error is here the larger marginal error of the two problems.
+        """
         cross = checked(self(pair.x, pair.y, eps, pair.a, pair.b, init), pair)
-        own = self.own(pair.x, eps, pair.a)
-        v, converged = pair.at(pair.x, cross, own, eps), cross.converged and own.converged
+        own = self.own(pair.x, eps, pair.a) if self_pair is None else self._apart(self_pair, eps)
+        v, converged = pair.at(pair.x, cross, own, eps, self_pair), cross.converged and own.converged
         return Difference(v, cross, own, max(cross.error, own.error), converged)
+
+    def _apart(self, pair: Centred, eps: float) -> Potentials:
+        """Return the potentials of x with an independent batch of its law."""
+        start = self.start(lambda: self.own(pair.y, eps, pair.b))
+        return checked(self(pair.x, pair.y, eps, pair.a, pair.b, start), pair)
 
     def mapped(
         self, pair: Centred, eps: float, init: Start = None, base: Array | None = None, share: float = 1.0
@@ -454,60 +479,69 @@ class Sinkhorn(Solver):
         """Return None: each solve finds its own start."""
         return None
 
-    def difference(self, pair: Centred, eps: float, init: Start = None) -> Difference:
-        """Return T_xy − T_xx at the particles, certified: its own error is measured beside the marginal errors.
+    def difference(self, pair: Centred, eps: float, init: Start = None, self_pair: Centred | None = None) -> Difference:
+        """Return T_xy − T_xx at the particles, or T_xy − T_xx′, certified beside the marginal errors.
 
-        That is root-mean-square over the particles, relative to the difference, and to be within `tol`; a difference
-        is here no smaller than a tenth of the blur, or of the extent of the clouds, and no larger than that extent.
+        Its own error is root-mean-square over the particles, relative to the difference, and to be within `tol`; a
+        difference is here no smaller than a tenth of the blur, or of the extent of the clouds, and no larger than that
+        extent.
         """
         if init is None and isinstance(pair.x, np.ndarray):
-            found, init = self._at_once(pair, eps)
+            found, init = self._at_once(pair, eps, self_pair)
             if found is not None:
                 return found
         xp, rows = namespace(pair.x), slice(None) if bool((pair.a > 0).all()) else pair.a > 0
-        blur = math.sqrt(eps)
+        blur, shift = math.sqrt(eps), pair.shift(self_pair)
         least, most = (blur * z for z in units((extents(pair.x, pair.y) / eps) ** 0.5))  # (…)
 
         def unit(v: Array) -> Array:
             return xp.minimum(xp.maximum(rms(v[..., rows, :]), least), most)  # (…)
 
-        own = _own(pair.x, eps, pair.a, tol=_OWN_SHARE * self.tol)
-        cross, v = self._crossed(pair, eps, init, own, _CROSS_SHARE)
+        own = self._self_term(pair, eps, self_pair)
+        cross, v = self._crossed(pair, eps, init, own, shift, _CROSS_SHARE)
         size = unit(v)
         if bool((own.T_error > _OWN_SHARE * self.tol * size).any()):  # its rounding was not small against v
-            again = _own(pair.x, eps, pair.a, own.potentials, own.T - v, tol=_OWN_SHARE * self.tol)
+            again = self._self_term(pair, eps, self_pair, own.potentials, own.T - v)
             v, own = v + (own.T - again.T), again.after(own)
             size = unit(v)
         if bool((cross.within & (cross.T_error + own.T_error > self.tol * size)).any()):
             # It was small against v at the rows that were measured, and v is smaller at the others.
-            again, v = self._crossed(pair, eps, cross.potentials, own, 0.5 * _CROSS_SHARE)
+            again, v = self._crossed(pair, eps, cross.potentials, own, shift, 0.5 * _CROSS_SHARE)
             cross, size = again.after(cross), unit(v)
         each = _certificates((cross.T_error + own.T_error) / size, cross, own, self.tol)
         return _worst(v, cross.potentials, own.potentials, each)
 
-    def _at_once(self, pair: Centred, eps: float) -> tuple[Difference | None, Start]:
+    def _self_term(
+        self, pair: Centred, eps: float, self_pair: Centred | None, init: Start = None, base: Array | None = None
+    ) -> "Mapped":
+        """Return T_xx or T_xx′ at the particles, within its share of the tolerance."""
+        if self_pair is None:
+            return _own(pair.x, eps, pair.a, init, base, tol=_OWN_SHARE * self.tol)
+        return self.mapped(self_pair, eps, init, base, _OWN_SHARE)
+
+    def _at_once(self, pair: Centred, eps: float, self_pair: Centred | None) -> tuple[Difference | None, Start]:
         """Return the difference of small problems that float32 solves at the first attempt, or else where to start.
 
         This is what :meth:`difference` does then, without the calls that all else needs, which take longer than the
         arithmetic of few points.
         """
-        (a, light_a), (b, light_b) = _normalised(pair.a), _normalised(pair.b)
-        x, y, shift = (z / math.sqrt(eps) for z in (pair.x, pair.y, (pair.y_mean - pair.x_mean)[..., None, :]))
-        size, light = extents(x, y), min(light_a, light_b)
-        if not serves_single(float(size.max()), light, _OWN_SHARE * self.tol) or x.ndim > 3:
+        clouds = self._small(pair, eps)
+        apart = clouds if self_pair is None else self._small(self_pair, eps)
+        if clouds is None or apart is None:
             return None, None
-        x, y, a, b = (z.astype(np.float32) for z in (x, y, a, b))
-        clouds = fixed_point.Clouds(x, y, a, b, size, 0.0)
-        if not fixed_point.is_small(clouds):
-            return None, None
-        own = fixed_point.solve_small(clouds._replace(y=x, b=a), True, None, None, _OWN_SHARE * self.tol, 200, math.inf)
-        T = own.T.astype(np.float64)
+        if self_pair is None:
+            itself = clouds._replace(y=clouds.x, b=clouds.a)
+            own = fixed_point.solve_small(itself, True, None, None, _OWN_SHARE * self.tol, 200, math.inf)
+        else:
+            own = fixed_point.solve_small(apart, False, None, apart.x, _OWN_SHARE * self.tol, self.max_iter)
+        T, shift = own.T.astype(np.float64), pair.shift(self_pair) / math.sqrt(eps)
         cross = fixed_point.solve_small(clouds, False, None, T - shift, _CROSS_SHARE * self.tol, self.max_iter)
         v = (cross.T - T) + shift  # far-away means cancel before they can swallow digits
-        least, most = units(size**0.5)
+        least, most = units(clouds.size**0.5)
         unit = np.minimum(np.maximum(rms(v), least), most)
         relative = (own.T_error + cross.T_error) / unit
-        f_own = 0.5 * (own.phi + own.h)  # one more iteration
+        f_own = 0.5 * (own.phi + own.h) if self_pair is None else own.phi  # one more iteration
+        g_own = f_own if self_pair is None else own.h
         found = [
             Potentials(
                 (f.astype(np.float64) * eps).astype(pair.x.dtype),
@@ -517,7 +551,7 @@ class Sinkhorn(Solver):
                 bool(s.within.all()),
                 "float32",
             )
-            for s, f, g in ((cross, cross.phi, cross.h), (own, f_own, f_own))
+            for s, f, g in ((cross, cross.phi, cross.h), (own, f_own, g_own))
         ]
         tight = (own.T_error <= _OWN_SHARE * self.tol * unit) & (relative <= self.tol)
         ended = own.within & (cross.within & tight | ~cross.within & (cross.n_iter >= self.max_iter))
@@ -526,15 +560,26 @@ class Sinkhorn(Solver):
         each = _certificates(relative, cross, own, self.tol)
         return _worst((math.sqrt(eps) * v).astype(pair.x.dtype), found[0], found[1], each), None
 
+    def _small(self, pair: Centred, eps: float) -> fixed_point.Clouds | None:
+        """Return the clouds of a pair in float32 where that serves a compiled solve."""
+        (a, light_a), (b, light_b) = _normalised(pair.a), _normalised(pair.b)
+        x, y = (z / math.sqrt(eps) for z in (pair.x, pair.y))
+        size, light = extents(x, y), min(light_a, light_b)
+        if not serves_single(float(size.max()), light, _OWN_SHARE * self.tol) or x.ndim > 3:
+            return None
+        x, y, a, b = (z.astype(np.float32) for z in (x, y, a, b))
+        clouds = fixed_point.Clouds(x, y, a, b, size, 0.0)
+        return clouds if fixed_point.is_small(clouds) else None
+
     def stack(self, n: int, m: int, device: str) -> int:
         """Return how many problems a cache holds, or fill a GPU."""
         return max(1, min(_STACK, (_ON_HOST if device == "cpu" else _ON_DEVICE) // (n * m)))
 
-    def _crossed(self, pair: Centred, eps: float, init: Start, own: "Mapped", share: float) -> tuple["Mapped", Array]:
+    def _crossed(
+        self, pair: Centred, eps: float, init: Start, own: "Mapped", shift: Array, share: float
+    ) -> tuple["Mapped", Array]:
         """Return cross potentials within a share of the tolerance, and the velocity."""
-        shift = (pair.y_mean - pair.x_mean)[..., None, :]
-        finer, clouds = dataclasses.replace(self, tol=share * self.tol), ((pair.x, pair.a), (pair.y, pair.b))
-        cross = _cross(*clouds, eps, finer, init, own.T - shift)
+        cross = self.mapped(pair, eps, init, own.T - shift, share)
         return cross, (cross.T - own.T) + shift  # far-away means cancel before they can swallow digits
 
 

@@ -1,25 +1,26 @@
 """Many Sinkhorn velocities at once, each with its own certificate."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nsgf._arrays import as_pair, as_weights, columns_of, device, like, namespace, plainly
+from nsgf._arrays import device, namespace, plainly
 from nsgf.kernel import RESOLVED, extent
-from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
+from nsgf.sinkhorn import Posed, Velocity, settle
 from nsgf.solvers import Centred, Potentials, Solver, pick_solver, serves_single
 
 
 @plainly()
-def sinkhorn_velocities(
+def sinkhorn_velocities(  # noqa: PLR0913  as of `sinkhorn_velocity`
     xs: Sequence[ArrayLike],
     ys: Sequence[ArrayLike],
     blur: "float | str" = "auto",
     a: "Sequence[ArrayLike | None] | None" = None,
     b: "Sequence[ArrayLike | None] | None" = None,
     solver: "Solver | str" = "auto",
+    xs_self: "Sequence[ArrayLike | None] | None" = None,
+    a_self: "Sequence[ArrayLike | None] | None" = None,
 ) -> list[Velocity]:
     """Return the velocities of many problems, each with its own certificate.
 
@@ -35,6 +36,10 @@ def sinkhorn_velocities(
         Weights of the rows; None, for all problems or for one, is uniform.
     solver : solver value or "auto"
         How the cross problems are solved.
+    xs_self : sequence of arrays of shape (k_k, d_k), optional
+        An independent batch for each self term; None, for all problems or for one, is of the particles themselves.
+    a_self : sequence of arrays of shape (k_k,), optional
+        Weights of their rows; None is uniform.
 
     Returns
     -------
@@ -61,15 +66,18 @@ def sinkhorn_velocities(
     ([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0]], True)
     """
     solve, count = pick_solver(solver), len(xs)
-    a, b = ([None] * count if w is None else w for w in (a, b))
-    if {len(ys), len(a), len(b)} != {count}:
-        lengths = f"{count}, {len(ys)}, {len(a)} and {len(b)}"
-        raise ValueError(f"xs, ys, a and b have {lengths} entries; give one of each a problem, or None as a or b.")
-    problems = [_Posed.of(*given, blur) for given in zip(xs, ys, a, b, strict=True)]
+    a, b, xs_self, a_self = ([None] * count if w is None else w for w in (a, b, xs_self, a_self))
+    if {len(ys), len(a), len(b), len(xs_self), len(a_self)} != {count}:
+        lengths = f"{count}, {len(ys)}, {len(a)}, {len(b)}, {len(xs_self)} and {len(a_self)}"
+        raise ValueError(
+            f"xs, ys, a, b, xs_self and a_self have {lengths} entries; give one of each a problem, or None as any but "
+            "the first two."
+        )
+    problems = [Posed.of(*given) for given in zip(xs, ys, [blur] * count, a, b, xs_self, a_self, strict=True)]
     groups: dict[Any, list[int]] = {}
     for k, p in enumerate(problems):
-        alike = k if a[k] is not None or b[k] is not None else None  # a stack has its weights in common
-        groups.setdefault((alike, *p.kind(solve.tol)), []).append(k)
+        alike = k if any(w[k] is not None for w in (a, b, a_self)) else None  # a stack has its weights in common
+        groups.setdefault((alike, *_kind(p, solve.tol)), []).append(k)
     parts = [part for group in groups.values() for part in _in_stacks(group, problems, solve)]
     found: dict[int, Velocity] = {}
     solved = [_solve([problems[k] for k in part], solve) for part in parts]
@@ -80,47 +88,31 @@ def sinkhorn_velocities(
     return [found[k] for k in range(count)]
 
 
-class _Posed(NamedTuple):
-    """A problem of many: its clouds as they came, and centred in lengths of a unit."""
-
-    x: Any
-    pair: Centred
-    length: float  # of the blur
-    unit: float
-
-    @classmethod
-    def of(cls, x: Any, y: Any, a: ArrayLike | None, b: ArrayLike | None, blur: "float | str") -> Self:
-        """Return what was posed, or raise where it is no problem."""
-        x_k, y_k, length, unit = scaled(*as_pair(x, y), blur)
-        pair = Centred.of(x_k, y_k, as_weights(a, x_k, "a"), as_weights(b, y_k, "b"), length**2)
-        return cls(x, pair, length, unit)
-
-    def kind(self, tol: float) -> tuple[Any, ...]:
-        """Return what the problems of a stack have in common: library, sizes, and the arithmetic that they need."""
-        x, y = self.pair.x, self.pair.y
-        size = extent(x, y) / self.length**2
-        single = serves_single(size, 1.0 / max(len(x), len(y)), tol)
-        return str(device(x)), type(x), x.dtype, tuple(x.shape), tuple(y.shape), size > RESOLVED, single
+def _kind(p: Posed, tol: float) -> tuple[Any, ...]:
+    """Return what the problems of a stack have in common: library, sizes, and the arithmetic that they need."""
+    kind = [str(device(p.pair.x)), type(p.pair.x), p.pair.x.dtype]
+    for pair in (p.pair, p.self_pair or p.pair):
+        size = extent(pair.x, pair.y) / p.length**2
+        single = serves_single(size, 1.0 / max(len(pair.x), len(pair.y)), tol)
+        kind += [tuple(pair.x.shape), tuple(pair.y.shape), size > RESOLVED, single]
+    return p.self_pair is None, *kind
 
 
-def _in_stacks(group: list[int], problems: list[_Posed], solve: Solver) -> list[list[int]]:
+def _in_stacks(group: list[int], problems: list[Posed], solve: Solver) -> list[list[int]]:
     """Part problems of one size into stacks, as many as are best solved at once."""
     pair = problems[group[0]].pair
     size = solve.stack(pair.x.shape[-2], pair.y.shape[-2], str(device(pair.x)))
     return [group[k : k + size] for k in range(0, len(group), size)]
 
 
-def _solve(problems: list[_Posed], solve: Solver) -> list[Velocity]:
+def _solve(problems: list[Posed], solve: Solver) -> list[Velocity]:
     """Return the velocities of problems of one size, solved in units of their blurs."""
     if len(problems) == 1:
-        p, eps = problems[0], problems[0].length ** 2
-        return [_out(p, solve_velocity(p.pair, eps, solve, _start(p.pair, eps, solve)))]
-    xp, first = namespace(problems[0].pair.x), problems[0].pair
-    x, y, x_mean, y_mean = (
-        xp.stack([getattr(p.pair, name) / p.length for p in problems]) for name in ("x", "y", "x_mean", "y_mean")
-    )
-    pair = Centred(x, y, first.a, first.b, x_mean, y_mean)
-    found, velocities = solve.difference(pair, 1.0, _start(pair, 1.0, solve)), []
+        return [p.velocity(solve, p.start(solve)) for p in problems]
+    pair = _stacked([p.pair / p.length for p in problems])
+    apart = [p.self_pair / p.length for p in problems if p.self_pair is not None]
+    start = solve.start(lambda: solve.own(pair.y, 1.0, pair.b))
+    found, velocities = solve.difference(pair, 1.0, start, _stacked(apart) if apart else None), []
     if not found.each:  # the solver does not say what it measured of each
         return [res for p in problems for res in _solve([p], solve)]
     for k, (p, c) in enumerate(zip(problems, found.each, strict=True)):
@@ -128,15 +120,13 @@ def _solve(problems: list[_Posed], solve: Solver) -> list[Velocity]:
         cross = Potentials(found.cross.f[k] * eps, found.cross.g[k] * eps, *c.cross, precision)
         own = Potentials(found.own.f[k] * eps, found.own.g[k] * eps, *c.own, found.own.precision)
         v = found.v[k] * p.length
-        velocities.append(_out(p, Velocity(v, c.error, c.converged, p.pair, cross, own, p.length)))
+        res = Velocity(v, c.error, c.converged, p.pair, cross, own, p.length, self_pair=p.self_pair)
+        velocities.append(p.out(res))
     return velocities
 
 
-def _start(pair: Centred, eps: float, solve: Solver) -> Potentials | None:
-    return solve.start(lambda: solve.own(pair.y, eps, pair.b))
-
-
-def _out(p: _Posed, res: Velocity) -> Velocity:
-    """Return a velocity in the units and library of the caller's own x."""
-    v = like(in_units_of_data(res.v, p.unit), p.x)
-    return dataclasses.replace(res, v=v, unit=p.unit, columns=columns_of(p.x))
+def _stacked(pairs: list[Centred]) -> Centred:
+    """Return pairs of one size, with weights in common, as one."""
+    xp, first = namespace(pairs[0].x), pairs[0]
+    x, y, x_mean, y_mean = (xp.stack([getattr(p, name) for p in pairs]) for name in ("x", "y", "x_mean", "y_mean"))
+    return Centred(x, y, first.a, first.b, x_mean, y_mean)
