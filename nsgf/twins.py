@@ -58,7 +58,10 @@ def twin_velocities(x: Array, x_other: Array, y: Array, y_other: Array, blur: fl
 
     Notes
     -----
-    Arrays are finite and of one library and dtype: nothing is checked here.
+    Arrays are finite and of one library and dtype: nothing is checked here. The error of T_x′x is taken to be that of
+    T_xx′, of which it is one half step further on; errors are estimates, and true ones about a tenth of them, so that
+    a learner is served by ``Sinkhorn(tol=0.1)`` too. Solves find their own starts: to begin from the potentials of the
+    batches before, extended to the new ones, saves a third of the iterations and costs nearly as much.
 
     Examples
     --------
@@ -72,11 +75,11 @@ def twin_velocities(x: Array, x_other: Array, y: Array, y_other: Array, blur: fl
     A, B, Y, Y_other = (z.reshape(-1, *z.shape[-2:]) for z in (x, x_other, y, y_other))
     posed, eps = [_Posed(A, Y), _Posed(B, Y_other), _Posed(A, B)], blur * blur
     found = _solved(posed, eps, solve)
-    v, v_other, error, converged = _velocities(found, eps, solve.tol)
-    if not converged:  # T − x, to which errors were relative, is longer than the velocity
-        found = _solved(_again(posed, found), eps, solve)
-        v, v_other, error, converged = _velocities(found, eps, solve.tol)
-    return Twins(v.reshape(x.shape), v_other.reshape(x_other.shape), error, converged)
+    res = _velocities(found, eps, solve.tol)
+    if not res.converged:  # T − x, to which errors were relative, is longer than the velocity
+        found = _solved(_again(posed, found, eps), eps, solve)
+        res = _velocities(found, eps, solve.tol)
+    return res._replace(v=res.v.reshape(x.shape), v_other=res.v_other.reshape(x_other.shape))
 
 
 class _Posed(NamedTuple):
@@ -89,17 +92,23 @@ class _Posed(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The maps of a stack, of either cloud to the other, in the frames in which these are centred."""
+    """The solution of a stack, of clouds that are centred."""
 
-    T: Array  # (k, n, d)
-    back: Array  # (k, m, d)
+    x: Array  # (k, n, d)
+    y: Array  # (k, m, d)
+    T: Array  # (k, n, d), of x where y is centred
+    f: Array  # (k, n)
+    g: Array  # (k, m)
     x_mean: Array  # (k, 1, d)
     y_mean: Array  # (k, 1, d)
-    g: Array  # (k, m)
     size: Array  # (k,), extents in squares of the blur
     T_error: Array  # (k,)
     marginal: Array  # (k,)
     within: Array  # (k,)
+
+    def back(self, eps: float) -> Array:
+        """Return the map of y, where x is centred: the plan is one, and its columns serve as its rows do, (k, m, d)."""
+        return barycentric_map(self.y, self.x, self.f, eps, as_weights(None, self.x, "x"))
 
 
 def _solved(posed: list[_Posed], eps: float, solve: Solver) -> list[_Found]:
@@ -126,10 +135,9 @@ def _part_solved(p: _Posed, eps: float, solve: Solver) -> _Found:
     start = None if p.g is None else Potentials(p.g, p.g, 0.0, 0, False)
     base = None if p.base is None else p.base - y_mean
     solved = solve.mapped(pair, eps, start, base, _SHARE)
-    back = barycentric_map(pair.y, pair.x, solved.potentials.f, eps, pair.a)
     found = _Found(
-        solved.T, back, x_mean, y_mean, solved.potentials.g, extents(pair.x, pair.y) / eps, solved.T_error,
-        solved.marginal, solved.within,
+        pair.x, pair.y, solved.T, solved.potentials.f, solved.potentials.g, x_mean, y_mean,
+        extents(pair.x, pair.y) / eps, solved.T_error, solved.marginal, solved.within,
     )  # fmt: skip
     return found if p.x.ndim == 3 else _Found(*(z[None] for z in found))
 
@@ -138,23 +146,22 @@ def _joined(parts: tuple[Any, ...]) -> Any:
     return parts[0] if len(parts) == 1 or parts[0] is None else namespace(*parts).concat(parts, axis=0)
 
 
-def _velocities(solved: list[_Found], eps: float, tol: float) -> tuple[Array, Array, float, bool]:
+def _velocities(solved: list[_Found], eps: float, tol: float) -> Twins:
     """Return both velocities, with the certificate of the worst of all problems."""
     cross, cross_other, own = solved
     xp = namespace(own.T)
     v = (cross.T - own.T) + (cross.y_mean - own.y_mean)
-    v_other = (cross_other.T - own.back) + (cross_other.y_mean - own.x_mean)
-    error, within = max(float(xp.max(z.marginal)) for z in (cross, cross_other, own)), True
+    v_other = (cross_other.T - own.back(eps)) + (cross_other.y_mean - own.x_mean)
+    error, within = max(float(xp.max(z.marginal)) for z in solved), all(bool(xp.all(z.within)) for z in solved)
     for found, w in ((cross, v), (cross_other, v_other)):
         least, most = (eps**0.5 * z for z in units(xp.maximum(found.size, own.size) ** 0.5))
         relative = (found.T_error + own.T_error) / xp.minimum(xp.maximum(rms(w), least), most)
         error = max(error, float(xp.max(relative)))
-        within = within and bool(xp.all(relative <= tol)) and bool(xp.all(found.within & own.within))
-    return v, v_other, error, within
+    return Twins(v, v_other, error, within and error <= tol)
 
 
-def _again(posed: list[_Posed], solved: list[_Found]) -> list[_Posed]:
+def _again(posed: list[_Posed], solved: list[_Found], eps: float) -> list[_Posed]:
     """Return the problems, to be solved on until errors are small against the velocities."""
     cross, cross_other, own = solved
-    bases = own.T + own.y_mean, own.back + own.x_mean, cross.T + cross.y_mean
+    bases = own.T + own.y_mean, own.back(eps) + own.x_mean, cross.T + cross.y_mean
     return [p._replace(g=z.g, base=base) for p, z, base in zip(posed, solved, bases, strict=True)]
