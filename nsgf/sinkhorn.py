@@ -216,8 +216,8 @@ def sinkhorn_velocity(  # noqa: PLR0913  the clouds, their weights, and how they
         Potentials to start from, such as ``previous.potentials``; they belong to the rows of `y`. By default the
         solver finds its own start.
     x_self : array of shape (k, d), optional
-        An independent batch x′ of the law of `x`, of any size, for the self term; by default that is of `x` itself. See
-        the notes for which to take.
+        An independent batch x′ of the law of `x`, of any size, best of that of `y`, for the self term; by default that
+        is of `x` itself. See the notes for which to take.
     a_self : array of shape (k,), optional
         Weights of the rows of `x_self`; uniform by default.
 
@@ -243,9 +243,9 @@ def sinkhorn_velocity(  # noqa: PLR0913  the clouds, their weights, and how they
     NSGF (Zhu et al. 2024), eq. 11; no automatic differentiation.
 
     Where x and y are samples of one law, the velocities of many samples should be zero in the mean. Those of `x` alone
-    pull inwards, the more the fewer and higher-dimensional the points; with `x_self` the mean is zero at every n and ε
-    (W-Flow, arXiv 2605.11755). Particles that follow their own velocities in a few large steps want the first, whose
-    noise is less; a network that is trained on many batches wants the second.
+    pull inwards, the more the fewer and higher-dimensional the points; with an `x_self` of the size of `y` the mean is
+    zero at every n and ε, exactly (Han et al. 2026). Particles that follow their own velocities in a few large steps
+    want the first, at which they come to rest; a network that learns the mean over many batches wants the second.
 
     Examples
     --------

@@ -4,7 +4,7 @@ Batches x and x′ of one law, with targets y and y′ of another, move along
 
 .. math::  v(x) = T_{xy}(x) - T_{xx'}(x), \qquad v(x') = T_{x'y'}(x') - T_{x'x}(x')
 
-(W-Flow, arXiv 2605.11755). One plan of x and x′ gives both self terms, its rows the first and its columns the second:
+(Han et al. 2026). One plan of x and x′ gives both self terms, its rows the first and its columns the second:
 three problems are solved and not four, and where all batches have one size, as one stack.
 """
 

@@ -330,3 +330,36 @@ def test_errors_of_twins_are_within_their_certificate(seed, n, d, blur, far):
 def test_twins_that_do_not_converge_say_so():
     x, z, y, w = np.random.default_rng(0).normal(size=(4, 30, 2))
     assert not twin_velocities(x, z, y, w, 0.05, Sinkhorn(tol=1e-6, max_iter=3)).converged
+
+
+@costly
+@given(seed=seeds, n=st.integers(1, 12), d=st.integers(1, 5), blur=st.floats(0.1, 10.0))
+def test_twins_that_follow_their_own_velocities_drift_apart_and_one_batch_comes_home(seed, n, d, blur):
+    rng = np.random.default_rng(seed)
+    (x, z, y, w), eta, solver = rng.normal(size=(4, n, d)), 0.3, Sinkhorn(tol=1e-4)
+    twins = quietly(twin_velocities, x, z, y, w, blur * d**0.5, solver)
+    one = quietly(sinkhorn_velocity, x, y, blur * d**0.5, solver=solver)
+    before, after = x.mean(0) - z.mean(0), (x + eta * twins.v).mean(0) - (z + eta * twins.v_other).mean(0)
+    size = sum(np.abs(q).max() for q in (x, y, z, w))
+    assert np.allclose(after, (1 + eta) * before + eta * (y.mean(0) - w.mean(0)), atol=20 * twins.error * size + 1e-9)
+    home = (x + eta * one.v).mean(0) - y.mean(0)
+    assert np.allclose(home, (1 - eta) * (x.mean(0) - y.mean(0)), atol=10 * one.error * size + 1e-9)
+
+
+@given(seed=seeds, n=st.integers(2, 8), d=st.integers(1, 4))
+def test_twins_descend_what_they_cost_each_other(seed, n, d):
+    rng = np.random.default_rng(seed)
+    x, z, y, w, u, u_other = rng.normal(size=(6, n, d))
+    blur, uniform, step = 0.7 * d**0.5, np.full(n, 1 / n), 1e-4
+
+    def W(x, y):
+        f, g = reference.potentials(x, y, blur**2, uniform, uniform)
+        return f.mean() + g.mean()
+
+    def energy(t):
+        return W(x + t * u, y) + W(z + t * u_other, w) - W(x + t * u, z + t * u_other)
+
+    twins = twin_velocities(x, z, y, w, blur, Sinkhorn(tol=1e-6))
+    slope = (energy(step) - energy(-step)) / (2 * step)
+    descent = np.sum(twins.v * u + twins.v_other * u_other) / n
+    assert abs(slope + descent) <= 1e-5 * (np.linalg.norm(u) + np.linalg.norm(u_other)) * (1 + abs(descent))
