@@ -36,6 +36,7 @@ _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
 _SUBSAMPLE, _COARSER = 128, 8  # size of the coarsest start, and how much finer each next one is
+_RUNAWAY = 20.0  # extents, and nats, over which no potential varies that is near the solution
 _COOLING = 8.0  # factor between the ε of the coarsest start
 _LOOSE, _CLOSE_BY, _COARSE_ITER = 0.3, 3e-4, 100  # decrements at which a sample, and centres, are solved well enough
 PLAIN = 8  # plain steps after which the start is taken to be too far away
@@ -375,8 +376,21 @@ def solve_small(
         small_problems.Limits(light, r, shortest, longest, tol, int(max_iter), float(plain), patience, every)
         for r, shortest, longest in zip(rounded.tolist(), least.tolist(), most.tolist(), strict=True)
     ]
-    solved = small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits)
-    return Solution(*solved, ended=True)  # type: ignore[arg-type, misc]
+    h, *rest = small_problems.solve(small_problems.Problem(x, y, a, b, h, watched), own, limits)
+    return _unless_lost(Solution(h, *rest, ended=True), size, max_iter)  # type: ignore[arg-type, misc]
+
+
+def _unless_lost(solved: Solution, size: Array, max_iter: int) -> Solution:
+    """Return a stack of solutions, none within the tolerance whose potential has run away, and begun anew.
+
+    h − ½|y|² changes along y by |x| at most, so h by no more than five times the largest ½|x|² or ½|y|². Beyond, every
+    entry of a kernel may be one that was raised, and their plan, which couples all with all, has the right marginals.
+    """
+    far = np.ptp(solved.h, axis=-1) > _RUNAWAY * size.reshape(solved.within.shape) + _RUNAWAY
+    if not far.any():
+        return solved
+    h = np.where((far & (solved.n_iter < max_iter))[..., None], np.nan, solved.h)
+    return solved._replace(h=h, within=solved.within & ~far, T_error=np.where(far, np.inf, solved.T_error))
 
 
 def _lightness(a: Array) -> float:

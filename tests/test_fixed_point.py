@@ -98,6 +98,17 @@ def test_no_wrong_number_is_silent(problem, dtype):
 
 
 @dtypes
+def test_potentials_that_ran_away_are_no_solution(dtype):
+    x, a = np.array([[100.12573022], [-0.13210486], [0.64042265]], dtype), np.array([0.26067062, 0, 0.35008563], dtype)
+    y = np.array([[-29.89509988], [0.12573022], [0.12573022], [0.12573022]], dtype)
+    res = sinkhorn_velocity(x, y, 0.0327425265995018, a)
+    share = 0.25 * a.sum() / a[2]  # of the last point's mass, which goes to the far target; that of the first does not
+    assert res.converged
+    assert float(res.v[2, 0] + x[2, 0]) == pytest.approx(share * y[0, 0] + (1 - share) * y[1, 0], rel=1e-3)
+    assert float(res.v[0, 0] + x[0, 0]) == pytest.approx(y[1, 0], abs=1e-3)
+
+
+@dtypes
 def test_arithmetic_is_the_same_in_numpy_as_in_torch(dtype):
     x, y = far_samples(dtype=dtype)
     by_numpy = sinkhorn_velocity(x, y, 0.5, solver=Sinkhorn(tol=1e-4))
