@@ -257,7 +257,9 @@ class TimePredictor(nn.Module):
         return self.layers(x).squeeze(1)
 
 
-def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
+def build(
+    network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0, depth: int = 3
+) -> nn.Module:
     """Return an untrained network on rows; the global random state of torch is left as it was.
 
     Parameters
@@ -270,6 +272,8 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
         Numbers k of a condition.
     seed : int
         Of the first weights.
+    depth : int
+        Hidden layers of an ``"mlp"``.
 
     Raises
     ------
@@ -300,7 +304,7 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
     with _random.seeded(seed):
         if network == "unet":
             return UNet(shape, n_conditions=n_conditions)
-        return MLP(math.prod(shape), n_conditions=n_conditions)
+        return MLP(math.prod(shape), depth=depth, n_conditions=n_conditions)
 
 
 def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
