@@ -40,8 +40,10 @@ from nsgf.training import Training
 from nsgf.twins import twin_velocities
 
 _SOLVER = Sinkhorn(tol=0.1)  # of a velocity: the noise of a batch is ten times that, and a step follows it once
-_MOST, _RARE = 4.0, 3.0  # guidance 1 + w is drawn from [1, most], with a density of its power of -rare
+_MOST, _POWER = 4.0, -4.0  # guidance 1 + w is drawn from [1, most], with a density of its power of -5
+_NONE = 0.5  # of the draws, w is 0: what is asked for most
 _TRIALS = 4  # minibatches, on which the report measures velocities
+_FARTHEST = 1e6  # spreads, of what a network makes
 _ROWS = 1024  # of the target, on which the spread of features is measured
 Features = Callable[[Tensor], Tensor]
 
@@ -147,7 +149,7 @@ n_features_in_, feature_names_in_
             raise ValueError("WFlow has no pairs: it never knows where one row goes; use NSGF.")
         if task.times and self.features is not None:
             raise ValueError("features measure distances to one target; leave them out of a time course, or use NSGF.")
-        return {"field_": networks.build(self.network, task.shape, task.n_conditions, seed, depth=5)}
+        return {"field_": networks.build(self.network, task.shape, task.n_conditions, seed, depth=5, is_residual=True)}
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         net = self._networks(task, seed=int(rng.integers(2**31)))["field_"]
@@ -278,6 +280,11 @@ class _Chase:
         mode = self.made.training
         made = matching.evaluate(self.made.eval(), *inputs)
         self.made.train(mode)
+        if not np.abs(made).max() < _FARTHEST:
+            raise FloatingPointError(
+                f"the loss is no more to be trusted: the network makes points up to {np.abs(made).max():.2g} spreads "
+                "away. Lower the learning rate or clip gradients, training=Training(learning_rate=1e-3, clip=1.0)."
+            )
         return inputs, np.split(made, np.cumsum([len(p.x) for p in problems])[:-1])
 
     def _targets(self, p: Problem) -> np.ndarray:
@@ -303,14 +310,11 @@ class _Chase:
 
 
 def _drawn_guidance(p: Problem, rng: np.random.Generator) -> np.ndarray:
-    """Draw w for the rows of a problem, one for all whose condition is known: 1 + w has a density of its power of −3.
-
-    Without conditions it is 0.
-    """
-    if p.c is None or p.label == UNKNOWN:
+    """Draw w for the rows of a problem, one for all whose condition is known; 0 without conditions."""
+    if p.c is None or p.label == UNKNOWN or rng.random() < _NONE:
         return np.zeros(len(p.x))
-    power = 1.0 - _RARE
-    w = (1.0 + rng.random() * (_MOST**power - 1.0)) ** (1.0 / power) - 1.0
+    u = rng.random()
+    w = (1.0 + u * (_MOST**_POWER - 1.0)) ** (1.0 / _POWER) - 1.0
     return w * p.c.any(axis=1)
 
 
