@@ -60,6 +60,12 @@ def is_one_of(value: object, names: Iterable[str]) -> bool:
     return isinstance(value, str) and value in tuple(names)
 
 
+def one_of(name: str, value: object, names: Iterable[str]) -> None:
+    """Raise unless the value is one of these texts."""
+    if not is_one_of(value, names):
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, names))}.")
+
+
 def flag(name: str, value: object) -> None:
     """Raise unless the value is true or false."""
     if not isinstance(value, bool | np.bool_):

@@ -292,6 +292,8 @@ def symptoms(figures: dict[str, Any]) -> dict[str, str]:
 
 def remedy(figures: dict[str, Any]) -> str:
     """Return what is to be changed, by the gaps: the field, the minibatches, or the flow itself."""
+    if "velocity" in figures:  # of one map, which has no steps
+        return "The map is not learnt yet: raise max_iter or batch_size, or change the learning rate."
     regression, minibatch = figures.get("regression_gap", 0.0), figures.get("minibatch_gap", 0.0)
     if not regression <= max(_GAP, minibatch):
         return "The field is far from velocities that it was not trained on: raise max_iter or n_batches."

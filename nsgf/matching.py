@@ -60,7 +60,7 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
 ) -> Matched:
     """Match `net` to the batches.
 
-    Adam; the learning rate rises over the warm-up and decays to zero along a cosine.
+    Adam or Muon; the learning rate rises over the warm-up and decays to zero along a cosine.
 
     Parameters
     ----------
@@ -123,11 +123,14 @@ class _Run:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = next(net.parameters()).device
         self.forward = torch.compile(net) if training.compile else net
-        self.optimiser = torch.optim.Adam(net.parameters(), lr=training.learning_rate, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser,
-            lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
-        )
+        self.optimisers = _optimisers(net, training)
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimiser,
+                lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
+            )
+            for optimiser in self.optimisers
+        ]
         self.average = swa_utils.AveragedModel(net, multi_avg_fn=self._mix)
         self.start, self.is_whole = _digest(net), True
         self.before: tuple[int, Any, list[Tensor]] = (-1, None, [])  # steps done; then what a draw and a pass change
@@ -167,13 +170,14 @@ class _Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bf16):
                 got = _of_shape(self.forward(*tensors), wanted.shape)
             loss = nn.functional.mse_loss(got.float(), wanted)
-            self.optimiser.zero_grad()
+            self.net.zero_grad()
             loss.backward()
         if self.training.clip < math.inf:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.training.clip)
         self.is_whole = False  # until the figure that is due is there too; Ctrl-C can come anywhere
-        self.optimiser.step()
-        self.schedule.step()
+        for optimiser, schedule in zip(self.optimisers, self.schedules, strict=True):
+            optimiser.step()
+            schedule.step()
         self.average.update_parameters(self.net)
         self.losses.append(loss.detach())
 
@@ -215,13 +219,15 @@ class _Run:
         arrays = {"loss": loss, "validation": validation}
         for part in ("net", "average"):
             arrays |= {f"{part}.{k}": v.cpu().numpy() for k, v in getattr(self, part).state_dict().items()}
-        for i, moments in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"optimiser.{i}.{k}": v.cpu().numpy() for k, v in moments.items()}
+        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        for j, state in enumerate(states):
+            for i, moments in state["state"].items():
+                arrays |= {f"optimiser.{j}.{i}.{k}": v.cpu().numpy() for k, v in moments.items()}
         return arrays, {
             "start": self.start,
             "rng": json.loads(json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)),
-            "groups": self.optimiser.state_dict()["param_groups"],
-            "schedule": self.schedule.state_dict(),
+            "groups": [state["param_groups"] for state in states],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
         }
 
     def restore(self, rng: np.random.Generator) -> None:
@@ -239,14 +245,26 @@ class _Run:
         tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
         for part in ("net", "average"):
             getattr(self, part).load_state_dict(_io.below(part, tensors))
-        moments = _io.below("optimiser", tensors)
-        states = {int(i): _io.below(i, moments) for i in {k.partition(".")[0] for k in moments}}
-        self.optimiser.load_state_dict({"param_groups": meta["groups"], "state": states})
-        self.schedule.load_state_dict(meta["schedule"])
+        for j, (optimiser, groups) in enumerate(zip(self.optimisers, meta["groups"], strict=True)):
+            moments = _io.below(f"optimiser.{j}", tensors)
+            states = {int(i): _io.below(i, moments) for i in {k.partition(".")[0] for k in moments}}
+            optimiser.load_state_dict({"param_groups": groups, "state": states})
+        for schedule, state in zip(self.schedules, meta["schedules"], strict=True):
+            schedule.load_state_dict(state)
         self.losses = list(tensors["loss"].to(self.device))
         self.validation = [(int(k), float(figure)) for k, figure in arrays["validation"]]
         self.n_saved = self.n_done
         rng.bit_generator.state = meta["rng"]
+
+
+def _optimisers(net: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
+    """Return Adam, or Muon for all matrices but the last and Adam for the rest, with steps of the same size."""
+    weights = [w for w in net.parameters() if w.requires_grad]
+    hidden = [w for w in weights if w.ndim == 2][:-1] if training.optimiser == "muon" else []
+    rest, lr = [w for w in weights if not any(w is z for z in hidden)], training.learning_rate
+    adam: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=lr, fused=True)]
+    muon = torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw") if hidden else None
+    return adam if muon is None else [*adam, muon]
 
 
 def _digest(net: nn.Module) -> str:

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ class MLP(nn.Module):
         Hidden layers.
     n_conditions : int
         Numbers k of a condition, for a conditional field.
+    is_residual : bool
+        Whether hidden layers after the first add to what they are given, so that many of them learn as soon as few.
 
     Raises
     ------
@@ -61,17 +64,21 @@ class MLP(nn.Module):
     torch.Size([5, 2])
     """
 
-    def __init__(self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0) -> None:
+    def __init__(
+        self, n_features: int, width: int = 256, depth: int = 3, n_conditions: int = 0, is_residual: bool = False
+    ) -> None:
         sizes = {"n_features": n_features, "width": width, "depth": depth, "n_conditions": n_conditions}
         for name, size in sizes.items():
             _checks.count(name, size, int(name in ("n_features", "width")))
         super().__init__()
         for name, value in (("n_features", n_features), ("width", width)):
             _checks.count(name, value)
+        _checks.flag("is_residual", is_residual)
         self.n_features, self.width, self.depth, self.n_conditions = n_features, width, depth, n_conditions
+        self.is_residual = is_residual
         self.time = TimeEmbedding()
         n_inputs = n_features + 2 * len(self.time.frequencies) + n_conditions
-        self.layers = _dense([n_inputs, *depth * [width], n_features])
+        self.layers = _dense([n_inputs, *depth * [width], n_features], is_residual)
         _zero(self.layers[-1])
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
@@ -257,7 +264,13 @@ class TimePredictor(nn.Module):
         return self.layers(x).squeeze(1)
 
 
-def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
+def build(
+    network: "str | nn.Module",
+    shape: tuple[int, ...],
+    n_conditions: int = 0,
+    seed: int = 0,
+    **sizes: Any,
+) -> nn.Module:
     """Return an untrained network on rows; the global random state of torch is left as it was.
 
     Parameters
@@ -270,6 +283,8 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
         Numbers k of a condition.
     seed : int
         Of the first weights.
+    **sizes
+        Of an ``"mlp"``, as :class:`MLP` has them.
 
     Raises
     ------
@@ -300,7 +315,7 @@ def build(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int 
     with _random.seeded(seed):
         if network == "unet":
             return UNet(shape, n_conditions=n_conditions)
-        return MLP(math.prod(shape), n_conditions=n_conditions)
+        return MLP(math.prod(shape), n_conditions=n_conditions, **sizes)
 
 
 def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
@@ -493,12 +508,24 @@ def _conditions(c: Tensor | None, x: Tensor, n_conditions: int) -> Tensor:
     return x.new_zeros(len(x), n_conditions) if c is None else c
 
 
-def _dense(widths: Sequence[int]) -> nn.Sequential:
-    """Return linear layers from each width to the next, with SiLU between them."""
+class _Added(nn.Module):
+    """x + SiLU(W x + b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, width) for x (n, width)."""
+        return x + nn.functional.silu(self.linear(x))
+
+
+def _dense(widths: Sequence[int], is_residual: bool = False) -> nn.Sequential:
+    """Return linear layers from each width to the next, with SiLU between them; hidden ones may add to their inputs."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+    for k, (n_in, n_out) in enumerate(itertools.pairwise(widths[:-1])):
+        layers += [_Added(n_out)] if is_residual and k else [nn.Linear(n_in, n_out), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 def _encoder(widths: Sequence[int]) -> nn.Sequential:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Literal
 
 from nsgf import _checks, _io
 
@@ -19,7 +20,10 @@ class Training:
     Parameters
     ----------
     learning_rate : float
-        Adam's largest learning rate; it decays to zero along a cosine.
+        The optimiser's largest learning rate; it decays to zero along a cosine.
+    optimiser : {"adam", "muon"}
+        Muon moves the matrices of a network, all but the last, by steps of equal size in every direction, and Adam the
+        rest. It learns more in a step, which takes longer.
     batch_size : int
         Rows of one optimisation step.
     ema_decay : float
@@ -70,6 +74,7 @@ class Training:
     """
 
     learning_rate: float = 5e-3
+    optimiser: Literal["adam", "muon"] = "adam"
     batch_size: int = 512
     ema_decay: float = 0.999
     clip: float = float("inf")
@@ -93,6 +98,7 @@ class Training:
         _checks.fraction("held_out", self.held_out, "0.1")
         if not _checks.real(self.clip) > 0:
             raise ValueError(f"clip={self.clip!r} must be positive; 1.0 is a good value, infinity means no clipping.")
+        _checks.one_of("optimiser", self.optimiser, ("adam", "muon"))
         for name in ("bf16", "channels_last", "compile"):
             _checks.flag(name, getattr(self, name))
         for name in ("batch_size", "checkpoint_every"):

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 import nsgf
-from nsgf import NSGF, NSGFPlusPlus, Training, diagnostics
+from nsgf import NSGF, NSGFPlusPlus, Training, WFlow, diagnostics
 from nsgf.minibatches import Side
 
 pytestmark = pytest.mark.filterwarnings("ignore:report_:UserWarning")  # quick fits
@@ -35,9 +35,10 @@ QUICK |= {"network": "mlp", "solver": "auto", "training": Training(batch_size=64
 LEAVES = {  # their quick parameters, and one that is refused
     NSGF: (QUICK | {"n_steps": 2}, {"max_iter": 0}),
     NSGFPlusPlus: (QUICK | {"n_steps": (2, 3)}, {"max_iter": (1, 1)}),
+    WFlow: ({k: v for k, v in QUICK.items() if k != "n_batches"}, {"max_iter": 0}),
     MeanFlow: ({"random_state": 0, "n_rows": 50}, {"n_rows": 0}),
 }
-REFUSED = [(NSGFPlusPlus, "course"), (MeanFlow, "course")]  # tasks that a leaf does not know
+REFUSED = [(NSGFPlusPlus, "course"), (MeanFlow, "course"), (WFlow, "pairs")]  # tasks that a leaf does not know
 
 TASKS = tasks()
 every_leaf = pytest.mark.parametrize("leaf", LEAVES)
@@ -127,7 +128,8 @@ def test_evaluations_are_counted_as_made(leaf, name):
     hook = nn.modules.module.register_module_forward_hook(lambda net, *_: calls.append(isinstance(net, fields)))
     with contextlib.ExitStack() as stack:
         stack.callback(hook.remove)
-        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, 2)) if task.y is not None else ((0.0, 1), (1.0, 1)):
+        twice = 1 if leaf is WFlow else 2  # its guidance is an input
+        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, twice)) if task.y is not None else ((0.0, 1), (1.0, 1)):
             calls.clear()
             model.transform(task.x, task.y, guidance=guidance)
             assert sum(calls) == times * model.n_evaluations
@@ -283,7 +285,7 @@ CTRL_C = {"training": Fault(KeyboardInterrupt, parameters={"network": Stopping()
 
 
 def faults(table):
-    """Go over each leaf with each fault that its parameters allow."""
+    """Go over each leaf with each fault that its parameters allow; without batches to keep there is no pool."""
     cases = [
         pytest.param(x, Fault(ValueError, "must be", bad), id=f"{x.__name__}-refused") for x, (_, bad) in LEAVES.items()
     ]
@@ -291,7 +293,7 @@ def faults(table):
         cases += [
             pytest.param(leaf, table[k], id=f"{leaf.__name__}-{k}")
             for k in table
-            if table[k].parameters.keys() <= quick.keys()
+            if table[k].parameters.keys() <= quick.keys() and ("n_batches" in quick or k not in ("budget", "disk"))
         ]
     return pytest.mark.parametrize(("leaf", "fault"), cases)
 
@@ -334,7 +336,7 @@ def test_ctrl_c_in_the_training_of_a_first_fit_keeps_what_was_learnt(leaf):
 @pytest.mark.parametrize(("leaf", "name"), REFUSED)
 def test_a_task_that_a_leaf_does_not_know_is_refused_before_any_work(leaf, name):
     model = untrained(leaf)
-    with interrupted(Side, "draw"), pytest.raises(ValueError, match=f"{leaf.__name__} has no time courses"):
+    with interrupted(Side, "draw"), pytest.raises(ValueError, match=f"{leaf.__name__} has no (time courses|pairs)"):
         fit(model, TASKS[name])
     is_unfitted(model)
 

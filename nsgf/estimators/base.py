@@ -64,6 +64,8 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         OneToOneFeatureMixin.get_feature_names_out
     )
 
+    _habits: ClassVar[Training] = Training()  # where `training` is None
+
     random_state: RandomState
     _task: Task
     _learnt: Learnt
@@ -518,7 +520,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
         given = {k: v for k, v in params.items() if k not in fields}
         now = super().get_params(deep=False) | given
         if now.get("training", self) is None:
-            now["training"] = Training()
+            now["training"] = self._habits
         return super().set_params(**given | parameters.with_fields(now, fields))
 
     def _claimed(self, task: Task) -> contextlib.AbstractContextManager[None]:

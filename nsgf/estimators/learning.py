@@ -36,10 +36,15 @@ def check(model: Any, n_steps: object) -> None:
     """Raise on a parameter out of its range, of those that every flow with a pool has."""
     _checks.count("batch_size", model.batch_size, 2)
     _checks.count("n_batches", model.n_batches)
+    check_common(model)
+    flow.check_steps(n_steps, model.step_size)
+
+
+def check_common(model: Any) -> None:
+    """Raise on a parameter out of its range, of those that every leaf with a network has."""
     check_random_state(model.random_state)
     if not (model.training is None or isinstance(model.training, Training)):
         raise ValueError(f"training={model.training!r} must be an nsgf.Training, or None for its defaults.")
-    flow.check_steps(n_steps, model.step_size)
     pick_blur(model.blur, np.zeros((2, 1)), np.zeros((2, 1)))
     pick_solver(model.solver)
     pick_device(model.device)

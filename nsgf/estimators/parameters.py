@@ -174,7 +174,7 @@ def anywhere(given: dict[str, Any]) -> dict[str, Any]:
 def habits(model: Any) -> Training:
     """Return the habits of an estimator's training, the defaults where it was given none."""
     training = getattr(model, "training", None)
-    return Training() if training is None else training
+    return getattr(model, "_habits", Training()) if training is None else training
 
 
 def key_of(model: Any, fingerprint: bytes) -> str:
