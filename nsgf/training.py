@@ -19,7 +19,7 @@ class Training:
     Parameters
     ----------
     learning_rate : float
-        Adam's largest learning rate; it decays to zero along a cosine.
+        Adam's largest learning rate; over the last 40 % of the steps it falls to zero.
     batch_size : int
         Rows of one optimisation step.
     ema_decay : float
@@ -27,7 +27,7 @@ class Training:
     clip : float
         Largest norm of a gradient; longer ones are shortened to it.
     warmup : int
-        Steps in which the learning rate rises in proportion, while it decays along a cosine.
+        Steps in which the learning rate rises in proportion.
     bf16 : bool
         Compute the network in bfloat16, and keep weights and losses in float32. Worth its while on recent GPUs.
     channels_last : bool
@@ -70,7 +70,7 @@ class Training:
     """
 
     learning_rate: float = 5e-3
-    batch_size: int = 512
+    batch_size: int = 256
     ema_decay: float = 0.999
     clip: float = float("inf")
     warmup: int = 0
