@@ -26,7 +26,7 @@ from nsgf.training import Training
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
 Draw = Callable[[np.random.Generator], Example]
 _DECAY = 0.4  # the last part of the steps, in which the learning rate falls to zero
-_ALONE = 2**27  # multiplications of a forward pass that one core does sooner than several agree on them
+_ALONE = 2**27  # weights times rows of a step that one core takes sooner than several agree on it
 _CHUNK = {"cpu": 2**17, "cuda": 2**23}  # numbers that one forward pass takes at prediction: what a cache or a GPU holds
 
 
@@ -133,7 +133,7 @@ class _Run:
             self.optimiser, lambda k: min(1.0, (k + 1) / (training.warmup + 1), (1 - k / n_iter) / _DECAY)
         )
         self.average = copy.deepcopy(net)
-        self.weights = [[w.detach() for w in z.parameters()] for z in (self.average, net)]
+        self.means, self.news = ([w.detach() for w in z.parameters()] for z in (self.average, net))
         self.start, self.is_whole = _digest(net), True
         self.before: tuple[int, Any, list[Tensor]] = (-1, None, [])  # steps done; then what a draw and a pass change
         self.losses: list[Tensor] = []
@@ -184,7 +184,7 @@ class _Run:
 
     def mix(self) -> None:
         """Move the average towards the newest weights: by 1 − decay in the long run, by more at first."""
-        torch._foreach_lerp_(*self.weights, max(1.0 - self.training.ema_decay, 9.0 / (9.0 + self.n_done)))
+        torch._foreach_lerp_(self.means, self.news, max(1.0 - self.training.ema_decay, 9.0 / (9.0 + self.n_done)))
         for mean, now in zip(self.average.buffers(), self.net.buffers(), strict=True):
             mean.copy_(now)
 

@@ -1,12 +1,15 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
 from nsgf import _checks, _io
 
 __all__ = ["Training"]
+
+_PASSES, _FEWEST = 8, 500  # of a pool, and steps: of 89 rows of 13 features 250 steps teach what 2000 do
 
 
 @_io.storable
@@ -105,6 +108,20 @@ class Training:
             _checks.path("directory", self.directory)
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
+
+    def steps(self, max_iter: int, n_rows: int) -> int:
+        """Return how many steps a pool of `n_rows` is worth: eight passes, 500 at least, and `max_iter` at most.
+
+        A pool that is refilled has no end. Held-out figures do not tell when to end: those of velocities no longer move
+        while what is made of them still comes nearer to the target.
+
+        Examples
+        --------
+        >>> Training(batch_size=256).steps(2000, 32 * 5 * 1024), Training(batch_size=256).steps(2000, 32 * 5 * 89)
+        (2000, 500)
+        """
+        passes = math.inf if self.refill_every else _PASSES * n_rows / self.batch_size
+        return int(min(max_iter, max(_FEWEST, passes)))
 
     def path(self, name: str) -> Path | None:
         """Return where `name` is kept, or None where nothing is."""
