@@ -49,7 +49,8 @@ class PlaceEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of the places x (n, d)."""
-        angles = x @ self.frequencies
+        with torch.autocast(x.device.type, enabled=False):  # in half precision an angle is off by a tenth
+            angles = x.float() @ self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

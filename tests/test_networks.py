@@ -497,6 +497,13 @@ def test_the_products_of_two_places_are_a_gaussian_kernel(n_features):
     assert product.item() == pytest.approx(math.exp(-(distance.item() ** 2) / 2), abs=4 * 2**-7.5)
 
 
+def test_waves_of_the_place_keep_their_precision_in_half():
+    embed, x = PlaceEmbedding(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = embed(x)
+    torch.testing.assert_close(half, embed(x))
+
+
 def test_a_field_of_steep_edges_is_learnt_in_few_steps():
     def draw(rng):
         x, t = rng.normal(size=(256, 2)).astype(np.float32), rng.random(256, dtype=np.float32)
