@@ -39,7 +39,7 @@ class PlaceEmbedding(nn.Module):
     .. math::  \cos\langle\omega, x\rangle, \; \sin\langle\omega, x\rangle, \qquad \omega \sim N(0, (4 / d)^2 I_d)
 
     A network learns what is smooth in its inputs first. In low dimension the field of a flow is not smooth in x: with
-    these inputs it is learnt in a tenth of the time. Of many features the waves are long, and nearly linear.
+    these inputs it is learnt in a fifth of the time. Of many features the waves are long, and nearly linear.
     """
 
     def __init__(self, n_features: int, n_frequencies: int = 64) -> None:
