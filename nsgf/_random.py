@@ -1,4 +1,4 @@
-"""Random numbers: the stream of `sample`, and torch's own generator, which is global, for a while."""
+"""What is global in torch, for a while: its generator, its threads. And the stream of random numbers of `sample`."""
 
 import contextlib
 import itertools
@@ -48,6 +48,26 @@ def _single() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def on_threads(n: int) -> Iterator[None]:
+    """Let torch compute on `n` threads meanwhile, where this thread of Python calls it.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> with on_threads(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    with contextlib.ExitStack() as held:
+        for _ in range(2):  # so that Ctrl-C in one restoring leaves the other
+            held.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(n)
+        yield
 
 
 class Stream:

@@ -6,6 +6,7 @@ over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16)
 18) and the times of points on them differ only in their ``draw``.
 """
 
+import copy
 import hashlib
 import itertools
 import json
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import swa_utils
 
 from nsgf import _checks, _io, _random
 from nsgf._arrays import to_torch
@@ -25,6 +25,8 @@ from nsgf.training import Training
 
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
 Draw = Callable[[np.random.Generator], Example]
+_DECAY = 0.4  # the last part of the steps, in which the learning rate falls to zero
+_ALONE = 2**27  # weights times rows of a step that one core takes sooner than several agree on it
 _CHUNK = {"cpu": 2**17, "cuda": 2**23}  # numbers that one forward pass takes at prediction: what a cache or a GPU holds
 
 
@@ -60,7 +62,9 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
 ) -> Matched:
     """Match `net` to the batches.
 
-    Adam or Muon; the learning rate rises over the warm-up and decays to zero along a cosine.
+    Adam or Muon; the learning rate rises over the warm-up, stays, and falls to zero in proportion over the last 40 % of
+    the steps. Of a small network without convolutions, a step takes one thread: those of NumPy, torch and other
+    programs spin for each other where there are more of them than cores.
 
     Parameters
     ----------
@@ -97,9 +101,10 @@ def train(  # noqa: PLR0913  what is trained, on what, for how long, and what ha
     run = _Run(net, int(rng.integers(2**31)), n_iter, training, checkpoint)
     run.restore(rng)
     try:
-        for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
-            if not run.goes_on(draw, rng, held_out):
-                break
+        with _random.on_threads(_threads(net, training.batch_size)):
+            for _ in itertools.islice(progress(range(n_iter)), run.n_done, None):
+                if not run.goes_on(draw, rng, held_out):
+                    break
     except KeyboardInterrupt:
         run.rewind(rng)
         if not (ends_early and run.n_done):
@@ -126,12 +131,12 @@ class _Run:
         self.optimisers = _optimisers(net, training)
         self.schedules = [
             torch.optim.lr_scheduler.LambdaLR(
-                optimiser,
-                lambda k: min(1.0, (k + 1) / (training.warmup + 1)) * (1 + math.cos(math.pi * k / n_iter)) / 2,
+                optimiser, lambda k: min(1.0, (k + 1) / (training.warmup + 1), (1 - k / n_iter) / _DECAY)
             )
             for optimiser in self.optimisers
         ]
-        self.average = swa_utils.AveragedModel(net, multi_avg_fn=self._mix)
+        self.average = copy.deepcopy(net)
+        self.means, self.news = ([w.detach() for w in z.parameters()] for z in (self.average, net))
         self.start, self.is_whole = _digest(net), True
         self.before: tuple[int, Any, list[Tensor]] = (-1, None, [])  # steps done; then what a draw and a pass change
         self.losses: list[Tensor] = []
@@ -149,7 +154,7 @@ class _Run:
         self.step(*draw(rng))
         every = self.training.validate_every
         if held_out and every and self.n_done % every == 0:
-            self.validation.append((self.n_done, relative_error(self.average.module.eval(), held_out)))
+            self.validation.append((self.n_done, relative_error(self.average.eval(), held_out)))
         self.is_whole = True
         if self.n_done % self.training.checkpoint_every == 0:
             self.save(rng)
@@ -178,12 +183,14 @@ class _Run:
         for optimiser, schedule in zip(self.optimisers, self.schedules, strict=True):
             optimiser.step()
             schedule.step()
-        self.average.update_parameters(self.net)
+        self.mix()
         self.losses.append(loss.detach())
 
-    def _mix(self, means: Any, news: Any, _: Any) -> None:
-        """Move the means towards the newest weights: by 1 − decay in the long run, by more at first."""
-        torch._foreach_lerp_(means, news, max(1.0 - self.training.ema_decay, 9.0 / (10.0 + self.n_done)))
+    def mix(self) -> None:
+        """Move the average towards the newest weights: by 1 − decay in the long run, by more at first."""
+        torch._foreach_lerp_(self.means, self.news, max(1.0 - self.training.ema_decay, 9.0 / (9.0 + self.n_done)))
+        for mean, now in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            mean.copy_(now)
 
     def has_stalled(self) -> bool:
         """Whether the last `patience` validations brought nothing better than an earlier one."""
@@ -192,7 +199,7 @@ class _Run:
 
     def result(self) -> Matched:
         loss = torch.stack(self.losses).cpu().numpy() if self.losses else np.empty(0, np.float32)
-        return Matched(self.average.module.eval(), loss, np.array(self.validation, dtype=float).reshape(-1, 2))
+        return Matched(self.average.eval(), loss, np.array(self.validation, dtype=float).reshape(-1, 2))
 
     def save(self, rng: np.random.Generator) -> None:
         """Write the checkpoint, all or nothing; raise where what was learnt is not finite."""
@@ -257,10 +264,21 @@ class _Run:
         rng.bit_generator.state = meta["rng"]
 
 
+def _threads(net: nn.Module, n_rows: int) -> int:
+    """Return how many threads of torch a step on a batch of rows should take."""
+    weights = list(net.parameters())
+    small = n_rows * sum(w.numel() for w in weights) < _ALONE and all(w.ndim <= 2 for w in weights)
+    return 1 if small else torch.get_num_threads()
+
+
 def _optimisers(net: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
-    """Return Adam, or Muon for all matrices but the last and Adam for the rest, with steps of the same size."""
+    """Return Adam, or Muon for all matrices but the last and Adam for the rest, with steps of the same size.
+
+    A network with convolutions is Adam's alone: what Muon makes of them has not been measured.
+    """
     weights = [w for w in net.parameters() if w.requires_grad]
-    hidden = [w for w in weights if w.ndim == 2][:-1] if training.optimiser == "muon" else []
+    of_matrices = training.optimiser == "muon" and all(w.ndim <= 2 for w in weights)
+    hidden = [w for w in weights if w.ndim == 2][:-1] if of_matrices else []
     rest, lr = [w for w in weights if not any(w is z for z in hidden)], training.learning_rate
     adam: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=lr, fused=True)]
     muon = torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw") if hidden else None

@@ -1,6 +1,7 @@
 """How a field is trained: the habits of the optimiser, and what is kept on disk meanwhile."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,8 @@ from typing import Literal
 from nsgf import _checks, _io
 
 __all__ = ["Training"]
+
+_PASSES, _FEWEST = 8, 500  # of a pool, and steps: of 89 rows of 13 features 250 steps teach what 2000 do
 
 
 @_io.storable
@@ -20,7 +23,7 @@ class Training:
     Parameters
     ----------
     learning_rate : float
-        The optimiser's largest learning rate; it decays to zero along a cosine.
+        The optimiser's largest learning rate; over the last 40 % of the steps it falls to zero.
     optimiser : {"adam", "muon"}
         Muon moves the matrices of a network, all but the last, by steps of equal size in every direction, and Adam the
         rest. It learns more in a step, which takes longer.
@@ -31,7 +34,7 @@ class Training:
     clip : float
         Largest norm of a gradient; longer ones are shortened to it.
     warmup : int
-        Steps in which the learning rate rises in proportion, while it decays along a cosine.
+        Steps in which the learning rate rises in proportion.
     bf16 : bool
         Compute the network in bfloat16, and keep weights and losses in float32. Worth its while on recent GPUs.
     channels_last : bool
@@ -75,7 +78,7 @@ class Training:
 
     learning_rate: float = 5e-3
     optimiser: Literal["adam", "muon"] = "adam"
-    batch_size: int = 512
+    batch_size: int = 256
     ema_decay: float = 0.999
     clip: float = float("inf")
     warmup: int = 0
@@ -111,6 +114,20 @@ class Training:
             _checks.path("directory", self.directory)
         if self.patience and not self.validate_every:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
+
+    def steps(self, max_iter: int, n_rows: int) -> int:
+        """Return how many steps a pool of `n_rows` is worth: eight passes, 500 at least, and `max_iter` at most.
+
+        A pool that is refilled has no end. Held-out figures do not tell when to end: those of velocities no longer move
+        while what is made of them still comes nearer to the target.
+
+        Examples
+        --------
+        >>> Training(batch_size=256).steps(2000, 32 * 5 * 1024), Training(batch_size=256).steps(2000, 32 * 5 * 89)
+        (2000, 500)
+        """
+        passes = math.inf if self.refill_every else _PASSES * n_rows / self.batch_size
+        return int(min(max_iter, max(_FEWEST, passes)))
 
     def path(self, name: str) -> Path | None:
         """Return where `name` is kept, or None where nothing is."""

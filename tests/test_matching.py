@@ -97,7 +97,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("warmup", [0, 9])
-def test_the_learning_rate_warms_up_and_decays_to_zero_along_a_cosine(warmup):
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero_over_the_last_two_fifths(warmup):
     net, places = Constant(), []
 
     def watched(steps):
@@ -110,8 +110,39 @@ def test_the_learning_rate_warms_up_and_decays_to_zero_along_a_cosine(warmup):
 
     train(net, far, np.random.default_rng(0), 100, Training(learning_rate=1.0, warmup=warmup), progress=watched)
     k = np.arange(100)
-    rates = np.minimum(1.0, (k + 1) / (warmup + 1)) * (1 + np.cos(np.pi * k / 100)) / 2
+    rates = np.interp(k, [-1, warmup, 60, 100], [0.0, 1.0, 1.0, 0.0])
     np.testing.assert_allclose(np.diff([*places, net.weight.item()]), rates, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("net", "n_rows", "n_threads"),
+    [
+        (MLP(2), 256, 1),
+        (MLP(2), 4096, 2),
+        (MLP(2, width=2048), 256, 2),
+        (UNet((1, 4, 4), width=8, multipliers=(1,), attention=(), n_heads=1), 32, 2),
+    ],
+    ids=["small", "many rows", "wide", "images"],
+)
+def test_a_step_of_a_small_network_takes_one_thread_and_leaves_the_others_to_the_caller(net, n_rows, n_threads):
+    seen = []
+
+    def watched(rng):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    with threads(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(net, watched, np.random.default_rng(0), 1, Training(batch_size=n_rows))
+        assert (seen, torch.get_num_threads()) == ([n_threads], 2)
+
+
+@contextlib.contextmanager
+def threads(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_without_decay_the_average_is_the_last_network():

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 
 import nsgf
 from nsgf import NSGF, NSGFPlusPlus, TrajectoryPool
-from nsgf.networks import MLP, OnImages, TimePredictor, UNet, _resize, build, predictor
+from nsgf.matching import relative_error, train
+from nsgf.networks import MLP, OnImages, PlaceEmbedding, TimePredictor, UNet, _resize, build, predictor
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
 ALGEBRA = {"rtol": FLOAT64, "atol": FLOAT64}
@@ -482,3 +484,33 @@ class Complex(MLP):
 def test_modules_that_cannot_be_trained_or_kept_are_refused_before_any_work(make, words):
     with pytest.raises(ValueError, match=words):
         build(make(), (2,))
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 50])
+def test_the_products_of_two_places_are_a_gaussian_kernel(n_features):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        embed = PlaceEmbedding(n_features, 2**15)
+    x = torch.randn(2, n_features, generator=torch.Generator().manual_seed(0)) / n_features**0.5
+    product = (embed(x) @ embed(x).T)[0, 1] / 2**15
+    distance = (x[0] - x[1]).norm() * 4.0 / n_features
+    assert product.item() == pytest.approx(math.exp(-(distance.item() ** 2) / 2), abs=4 * 2**-7.5)
+
+
+def test_waves_of_the_place_keep_their_precision_in_half():
+    embed, x = PlaceEmbedding(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = embed(x)
+    torch.testing.assert_close(half, embed(x))
+
+
+def test_a_field_of_steep_edges_is_learnt_in_few_steps():
+    def draw(rng):
+        x, t = rng.normal(size=(256, 2)).astype(np.float32), rng.random(256, dtype=np.float32)
+        return (x, t), np.sign(np.sin(4.0 * x))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = MLP(2, width=64)
+    learnt = train(net, draw, np.random.default_rng(0), 300).net
+    assert relative_error(learnt, [draw(np.random.default_rng(1))]) < 0.5

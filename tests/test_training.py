@@ -41,6 +41,15 @@ def test_a_bad_habit_is_named(options, words):
         Training(**options)
 
 
+@pytest.mark.parametrize(
+    ("max_iter", "n_rows", "refill_every", "n_steps"),
+    [(2000, 10**6, 0, 2000), (2000, 100, 0, 500), (20, 100, 0, 20), (2000, 100, 50, 2000), (2000, 32_000, 0, 1000)],
+    ids=["cap", "fewest", "cap below the fewest", "refilled", "eight passes"],
+)
+def test_small_pools_are_worth_fewer_steps(max_iter, n_rows, refill_every, n_steps):
+    assert Training(batch_size=256, refill_every=refill_every).steps(max_iter, n_rows) == n_steps
+
+
 def test_a_pool_over_its_budget_is_an_error_of_fit():
     with pytest.raises(ValueError, match="pool_bytes leaves 1,000"):
         NSGF(**SHORT | {"training": Training(pool_bytes=1000)}).fit(*samples())
