@@ -2,7 +2,10 @@ r"""The particle flow of the Sinkhorn divergence.
 
 .. math::  x^{k+1} = x^k + \eta\, v^k, \qquad v^k = T_{x^k y}(x^k) - T_{x^k x^k}(x^k)
 
-(NSGF, eq. 14). Flows of many small problems of one size are solved as a stack.
+(NSGF, eq. 14). Flows of many small problems of one size are solved as a stack. A flow that was followed carries other
+points too, each for itself: both maps are given at any :math:`z` by the clouds and potentials of a step,
+
+.. math::  z^{k+1} = z^k + \eta \left[T_{x^k y}(z^k) - T_{x^k x^k}(z^k)\right].
 """
 
 import math
@@ -12,11 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsgf import _checks
-from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, plainly
+from nsgf import _checks, _io
+from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, on_device, plainly, to_numpy
+from nsgf.conditions import UNKNOWN
+from nsgf.kernel import barycentric_map, extent, neighbours
 from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
-from nsgf.solvers import Centred, Solver, pick_solver
+from nsgf.solvers import Centred, Solver, pick_solver, serves_single
 
 
 class Trajectory(NamedTuple):
@@ -73,6 +78,106 @@ def flow_steps(  # noqa: PLR0913  the clouds, the scheme, and the solver
         yield x, res
         x, left = x + eta * moves * res.v, 1.0 - min(eta, 1.0)
         start = rest._replace(g=rest.g + left * (res.cross.g - rest.g))
+
+
+@_io.storable
+class Followed(NamedTuple):
+    """A flow that was followed: what other points need to follow it too.
+
+    Attributes
+    ----------
+    x, f : arrays of shape (K, n, d + l) and (K, n)
+        The cloud before every step, and its potential with itself, in squared units; rows in no order.
+    y, g : arrays of shape (m, d + l) and (K, m)
+        The targets, and their potentials with the clouds.
+    blur : float
+        √ε, in the units of the clouds.
+    rates : tuple of float
+        What the velocities of every step are multiplied by.
+    span, label : (float, float), and int or None
+        As those of a problem.
+    """
+
+    x: np.ndarray
+    f: np.ndarray
+    y: np.ndarray
+    g: np.ndarray
+    blur: float
+    rates: tuple[float, ...]
+    span: tuple[float, float] = (0.0, 1.0)
+    label: int | None = None
+
+    @classmethod
+    def of(
+        cls, problem: Problem, steps: Sequence[tuple[Array, Velocity]], blur: float, rates: tuple[float, ...], tol: float
+    ) -> "Followed":
+        """Return what is to be kept of the steps of a problem, in float32 where that is well within `tol`."""
+        y, xs = to_numpy(problem.y), [to_numpy(x) for x, _ in steps]
+        light = 1.0 / max(len(xs[0]), len(y))
+        is_single = serves_single(extent(y, *xs) / blur**2, light, tol)
+        rows, columns = [neighbours(x) for x in xs], neighbours(y)  # so that far ones can be left out together
+        x = np.stack([x[i] for x, i in zip(xs, rows, strict=True)])
+        f = np.stack([to_numpy(res.self_potentials.f)[i] for (_, res), i in zip(steps, rows, strict=True)])
+        g = np.stack([to_numpy(res.potentials.g)[columns] for _, res in steps])
+        kept = (z.astype(np.float32 if is_single else np.float64) for z in (x, f, y[columns], g))
+        return cls(*kept, blur, rates, problem.span, problem.label)
+
+    def velocity(self, z: np.ndarray, t: float, device: str = "cpu") -> np.ndarray:
+        """Return T_xy(z) − T_xx(z) of the step at time t, times its rate, at points z (n, d + l)."""
+        (begin, end), K = self.span, len(self.rates)
+        k = min(int((t - begin) / (end - begin) * K + 1e-6), K - 1)
+        points = on_device(z.astype(self.x.dtype), device)
+
+        def mapped(*cloud: np.ndarray) -> Array:
+            u, p = (on_device(part, device) for part in cloud)
+            return barycentric_map(points, u, p, self.blur**2, namespace(p).ones_like(p) / len(p))
+
+        v = mapped(self.y, self.g[k]) - mapped(self.x[k], self.f[k])
+        return self.rates[k] * to_numpy(v).astype(z.dtype)
+
+    def check(self) -> None:
+        """Raise where a file holds no flow."""
+        K, (m, d) = len(self.rates), self.y.shape
+        _checks.array("x", self.x, (K, None, d))
+        _checks.array("f", self.f, (K, self.x.shape[1]))
+        _checks.array("y", self.y, (m, d))
+        _checks.array("g", self.g, (K, m))
+        _checks.positive("blur", self.blur, "0.3")
+        _checks.rising("span", self.span)
+        if 0 in self.x.shape or not m or len({z.dtype for z in (self.x, self.f, self.y, self.g)}) > 1:
+            raise ValueError("a flow needs steps, and points of one dtype.")
+
+
+class FlowField(NamedTuple):
+    """The velocities of flows that were followed, as a function of points, time and conditions.
+
+    Attributes
+    ----------
+    flows : tuple of Followed
+        One for each label and one for those that are unknown, or one of each part of a time course.
+    stretch : float
+        What continuous conditions are multiplied by to be coordinates; 0 without such.
+    device : str
+        Where it is evaluated.
+    """
+
+    flows: tuple[Followed, ...]
+    stretch: float = 0.0
+    device: str = "cpu"
+
+    def __call__(self, x: np.ndarray, t: float, c: np.ndarray | None = None) -> np.ndarray:
+        """Return the velocities (n, d) at x (n, d), the time t from 0 to 1 and conditions c (n, k), 0 where unknown."""
+        t = min(t + 1e-9, 1.0 - 1e-9)
+        flows = {flow.label: flow for flow in self.flows if flow.span[0] <= t < flow.span[1]}
+        if c is None:
+            return flows[None].velocity(x, t, self.device)
+        v, code = np.empty_like(x), np.where(c.any(axis=1), 0 if self.stretch else c.argmax(axis=1), UNKNOWN)
+        for k in np.unique(code):
+            some, is_lifted = np.flatnonzero(code == k), bool(self.stretch) and k != UNKNOWN
+            flow = flows[None] if is_lifted else flows.get(k, flows[UNKNOWN])
+            z = np.hstack([x[some], self.stretch * c[some, 1:]]) if is_lifted else x[some]
+            v[some] = flow.velocity(z, t, self.device)[:, : x.shape[1]]
+        return v
 
 
 def stacks(problems: Iterable[Problem], solve: Solver) -> Iterator[Problem]:

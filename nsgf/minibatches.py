@@ -252,8 +252,7 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
     those of the targets.
     """
     known, y = target.codes, target.rows
-    d, k = y.shape[1], known.shape[1]
-    stretch, m = kinds.weight * (d / k) ** 0.5, target.most(n)
+    k, stretch, m = known.shape[1], stretch_of(kinds, y.shape[1]), target.most(n)
     points = source.deal(m, rng) if source.known is None else deal(len(source.rows), source.most(n), rng)
     for drawn, j in zip(points, deal(len(y), m, rng), strict=False):
         if source.known is None:
@@ -261,6 +260,11 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
         else:
             x, c = source.rows[drawn], source.known[drawn]
         yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * known[j]), kinds.columns(c), n_fixed=k)]
+
+
+def stretch_of(kinds: Moments, d: int) -> float:
+    """Return what conditions of unit deviation are multiplied by, to be coordinates beside d features."""
+    return float(kinds.weight * (d / len(kinds.shift)) ** 0.5)
 
 
 def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Generator) -> Minibatches:

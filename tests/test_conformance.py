@@ -31,7 +31,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import estimator_checks, estimator_html_repr
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nsgf import NSGF, Labels, NSGFPlusPlus, Numbers, Training
+from nsgf import NSGF, Labels, NSGFPlusPlus, Numbers, SinkhornFlow, Training
 
 pytestmark = ignore_report
 X, Y = samples(60)
@@ -54,7 +54,15 @@ class SelfFlowPlusPlus(NSGFPlusPlus):
         return super().score(X)
 
 
-ADAPTERS = [SelfFlow(**BARELY), SelfFlowPlusPlus(**BARELY)]
+class SelfSinkhornFlow(SinkhornFlow):
+    def fit(self, X, y=None):
+        return super().fit(X, X)
+
+    def score(self, X, y=None):
+        return super().score(X)
+
+
+ADAPTERS = [SelfFlow(**BARELY), SelfFlowPlusPlus(**BARELY), SelfSinkhornFlow(n_points=32, device="cpu", random_state=0)]
 # Of scikit-learn's own transformers. check_dataframe_column_names_consistency is left out: its frames of other columns
 # are all NaN, which is refused before the names are; test_score.py and test_samples.py have frames of other columns.
 NOT_IN_THE_SUITE = [

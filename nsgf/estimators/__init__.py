@@ -9,8 +9,9 @@ from nsgf import _io
 from nsgf.estimators.base import BaseFlow
 from nsgf.estimators.nsgf import NSGF
 from nsgf.estimators.nsgf_plus_plus import NSGFPlusPlus
+from nsgf.estimators.sinkhorn_flow import SinkhornFlow
 
-__all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "load"]
+__all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "SinkhornFlow", "load"]
 
 
 def _leaves(kind: Any) -> dict[str, Any]:
