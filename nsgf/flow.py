@@ -109,18 +109,18 @@ class Followed(NamedTuple):
 
     @classmethod
     def of(
-        cls, problem: Problem, steps: Sequence[tuple[Array, Velocity]], blur: float, rates: tuple[float, ...], tol: float
+        cls, problem: Problem, steps: Sequence[tuple[Array, Velocity]], blur: float, rates: Sequence[float], tol: float
     ) -> "Followed":
         """Return what is to be kept of the steps of a problem, in float32 where that is well within `tol`."""
         y, xs = to_numpy(problem.y), [to_numpy(x) for x, _ in steps]
-        light = 1.0 / max(len(xs[0]), len(y))
-        is_single = serves_single(extent(y, *xs) / blur**2, light, tol)
+        size, light = extent(y, *xs) / blur**2, 1.0 / max(len(xs[0]), len(y))
+        dtype = np.float32 if serves_single(size, light, tol) else np.float64
         rows, columns = [neighbours(x) for x in xs], neighbours(y)  # so that far ones can be left out together
-        x = np.stack([x[i] for x, i in zip(xs, rows, strict=True)])
+        x = np.stack([x[i] for x, i in zip(xs, rows, strict=True)]).astype(dtype)
         f = np.stack([to_numpy(res.self_potentials.f)[i] for (_, res), i in zip(steps, rows, strict=True)])
-        g = np.stack([to_numpy(res.potentials.g)[columns] for _, res in steps])
-        kept = (z.astype(np.float32 if is_single else np.float64) for z in (x, f, y[columns], g))
-        return cls(*kept, blur, rates, problem.span, problem.label)
+        g = np.stack([to_numpy(res.potentials.g)[columns] for _, res in steps]).astype(dtype)
+        y = y[columns].astype(dtype)
+        return cls(x, f.astype(dtype), y, g, blur, tuple(rates), problem.span, problem.label)
 
     def velocity(self, z: np.ndarray, t: float, device: str = "cpu") -> np.ndarray:
         """Return T_xy(z) − T_xx(z) of the step at time t, times its rate, at points z (n, d + l)."""

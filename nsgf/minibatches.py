@@ -22,10 +22,12 @@ from sklearn.neighbors import NearestNeighbors
 from nsgf import _checks, _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
+from nsgf.kernel import neighbours
 from nsgf.sinkhorn import pick_blur, sinkhorn_velocity
 from nsgf.solvers import Solver
 
 _NEAR = 128  # pairs among which a row has a place
+_SPACED = 16  # rows of which one is taken, at most: more would be no evener, and take long to order
 
 
 class Problem(NamedTuple):
@@ -168,6 +170,24 @@ def deal(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
             deck = np.concatenate([deck, fresh[~is_left], fresh[is_left]])
         yield deck[:size]
         deck = deck[size:]
+
+
+def spaced(x: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n indices of rows of x (m, d), in rising order, that lie as all rows do: one of every m / n neighbours.
+
+    Each row is as likely as any other; of few features, means over them vary less than over rows drawn by themselves.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).permutation(1000.0)[:, None]
+    >>> bool(abs(np.sort(x[spaced(x, 100, np.random.default_rng(1)), 0]) - np.arange(5, 1000, 10)).max() < 20)
+    True
+    """
+    if n >= len(x):
+        return np.arange(len(x))
+    some = np.sort(rng.permutation(len(x))[: n * _SPACED])
+    order = some[neighbours(x[some])]
+    return np.sort(order[((np.arange(n) + rng.random()) * len(order) / n).astype(int)])
 
 
 def plain(source: Side, target: Side, n: int, rng: np.random.Generator) -> Minibatches:

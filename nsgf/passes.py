@@ -696,7 +696,7 @@ class Many:
 
 
 @inner
-def _gather_powers(sums, t, P, lo, hi, top, bits):  # noqa: PLR0913
+def _gather_powers(sums, t, P, lo, hi, top, bits):
     """Add the powers 2^(t − top) of some columns, and these times their points, to the sums."""
     total = t[lo] * 0
     for j in range(np.uint64(lo), np.uint64(hi)):
@@ -712,7 +712,7 @@ def _gather_powers(sums, t, P, lo, hi, top, bits):  # noqa: PLR0913
 
 
 @compiled()
-def _soft_rows(z, P, first, bits, least, T):  # noqa: PLR0913
+def _soft_rows(z, P, first, bits, least, T):
     """Find the averages of some rows; parts of columns whose powers are all below 2^-least are left out."""
     size, sums = P.shape[1], np.empty(T.shape[1] + 1)
     t, rest, tops = np.empty(size, P.dtype), np.empty(size, P.dtype), np.empty(-(-size // _PART), P.dtype)
@@ -770,7 +770,7 @@ def _average_of_many(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> np.ndarray:
     T, nats, step = np.empty_like(z), y.dtype.type(_NATS[8 * y.itemsize]), max(1, _BLOCK_ENTRIES // len(y))
     for start in range(0, len(z), step):
         K = z[start : start + step] @ transposed
-        on_all_cores(lambda some: _soften(some, h, nats), np.array_split(K, min(len(K), 8)))  # noqa: B023  at once
+        on_all_cores(lambda some: _soften(some, h, nats), np.array_split(K, min(len(K), 8)))
         part = K @ weighted
         T[start : start + step] = part[:, 1:] / part[:, :1]
     return T

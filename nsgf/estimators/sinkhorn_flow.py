@@ -17,7 +17,7 @@ from nsgf.estimators.parameters import Fitted, RandomState, check_random_state
 from nsgf.field import Clock, follow, guided
 from nsgf.flow import FlowField, Followed
 from nsgf.learnt import Learnt
-from nsgf.minibatches import Problem, stretch_of
+from nsgf.minibatches import Problem, Side, spaced, stretch_of
 from nsgf.pool import Scheme
 from nsgf.sinkhorn import pick_blur, settle
 from nsgf.solvers import Sinkhorn, Solver, pick_solver
@@ -132,7 +132,8 @@ class SinkhornFlow(BaseFlow):
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         start, solve = time.perf_counter(), _SOLVER if self.solver == "auto" else pick_solver(self.solver)
         blur = self.blur if isinstance(self.blur, str) else float(self.blur) / task.frame.scale
-        problems = next(task.minibatches(int(self.n_points), rng, blur, solve, 1.0))  # and one of all rows
+        few = _thinned(task, int(self.n_points), rng)
+        problems = next(few.minibatches(int(self.n_points), rng, blur, solve, 1.0))  # and one of all rows
         scheme = self._scheme(task, pick_blur(blur, *_ends(problems)), solve)
         shown = tqdm(problems, desc="SinkhornFlow", disable=not self.verbose)
         flows, errors, converged, n_iters = zip(*(_followed(problem, scheme) for problem in shown), strict=True)
@@ -153,16 +154,33 @@ class SinkhornFlow(BaseFlow):
         return FlowField(self._learnt.flows, stretch_of(kinds, d) if isinstance(kinds, Moments) else 0.0, device)
 
     def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
-        field = guided(self._field(pick_device(self.device)), c, ask.guidance)
-        return follow(field, x, self._learnt.clock, self.n_steps, ask.span)
+        field = self._field(pick_device(self.device))
+        return follow(guided(field.__call__, c, ask.guidance), x, self._learnt.clock, self.n_steps, ask.span)
 
     def _gone(self, n: int, ask: Ask) -> np.ndarray:
         return self._learnt.clock.gone(self._learnt.clock.times(self.n_steps, ask.span))
 
 
+def _thinned(task: Task, n: int, rng: np.random.Generator) -> Task:
+    """Return the task of about n rows of each sample, that lie as all do, label by label."""
+    if task.times:
+        return task.of_snapshots(tuple(x[spaced(x, n, rng)] for x in task.snapshots))
+    i, j = (np.arange(0) if side.x is None else _spaced_rows(side, n, rng) for side in (task.source, task.target))
+    return task.of_rows(i, j)
+
+
+def _spaced_rows(side: Side, n: int, rng: np.random.Generator) -> np.ndarray:
+    x, known = side.rows, np.zeros(len(side.rows)) if side.known is None else side.known
+    if known.ndim > 1:  # continuous conditions
+        return spaced(np.hstack([x, known]), n, rng)
+    rows = [np.flatnonzero(known == k) for k in np.unique(known)]
+    return np.sort(np.concatenate([i[spaced(x[i], max(1, round(n * len(i) / len(x))), rng)] for i in rows]))
+
+
 def _ends(problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Return the particles and the targets of all problems, without what does not move."""
-    x, y = (np.concatenate([z[:, : z.shape[1] - p.n_fixed] for p in problems for z in [p[i]]]) for i in (0, 1))
+    ends = [[z[:, : z.shape[1] - p.n_fixed] for z in (p.x, p.y)] for p in problems]
+    x, y = (np.concatenate(column) for column in zip(*ends, strict=True))
     return x, y
 
 
