@@ -2,10 +2,17 @@ r"""The particle flow of the Sinkhorn divergence.
 
 .. math::  x^{k+1} = x^k + \eta\, v^k, \qquad v^k = T_{x^k y}(x^k) - T_{x^k x^k}(x^k)
 
-(NSGF, eq. 14). Flows of many small problems of one size are solved as a stack. A flow that was followed carries other
-points too, each for itself: both maps are given at any :math:`z` by the clouds and potentials of a step,
+(NSGF, eq. 14). Flows of many small problems of one size are solved as a stack.
 
-.. math::  z^{k+1} = z^k + \eta \left[T_{x^k y}(z^k) - T_{x^k x^k}(z^k)\right].
+A flow that was followed carries other points too, each for itself, as if it were one particle more. With the clouds and
+potentials of a step, :math:`s = \tfrac1n \sum_j e^{(f_j - C(z, x_j))/\varepsilon}` is the mass that z finds in the cloud
+x, its own potential :math:`u = e^{f(z)/\varepsilon}` solves :math:`us + u^2/n = 1`, and
+
+.. math::
+    z^{k+1} = z^k + \eta \left[T_{x^k y}(z^k) - (1 - w)\, T_{x^k x^k}(z^k) - w z^k\right], \qquad w = u^2 / n.
+
+Among many particles w is next to nothing. Far from all of them, as rows are in many dimensions, it is near 1: without it
+a row would keep its distance from the particles on its whole way.
 """
 
 import math
@@ -18,7 +25,7 @@ from numpy.typing import ArrayLike
 from nsgf import _checks, _io
 from nsgf._arrays import Array, as_pair, as_weights, device, like, namespace, on_device, plainly, to_numpy
 from nsgf.conditions import UNKNOWN
-from nsgf.kernel import barycentric_map, extent, neighbours
+from nsgf.kernel import extent, map_and_softmin, neighbours
 from nsgf.minibatches import Problem
 from nsgf.sinkhorn import Velocity, in_units_of_data, scaled, settle, solve_velocity
 from nsgf.solvers import Centred, Solver, pick_solver, serves_single
@@ -123,17 +130,18 @@ class Followed(NamedTuple):
         return cls(x, f.astype(dtype), y, g, blur, tuple(rates), problem.span, problem.label)
 
     def velocity(self, z: np.ndarray, t: float, device: str = "cpu") -> np.ndarray:
-        """Return T_xy(z) − T_xx(z) of the step at time t, times its rate, at points z (n, d + l)."""
+        """Return the velocity of the step at time t, times its rate, at points z (n, d + l)."""
         (begin, end), K = self.span, len(self.rates)
         k = min(int((t - begin) / (end - begin) * K + 1e-6), K - 1)
         points = on_device(z.astype(self.x.dtype), device)
 
-        def mapped(*cloud: np.ndarray) -> Array:
+        def mapped(*cloud: np.ndarray) -> tuple[Array, Array]:
             u, p = (on_device(part, device) for part in cloud)
-            return barycentric_map(points, u, p, self.blur**2, namespace(p).ones_like(p) / len(p))
+            return map_and_softmin(points, u, p, self.blur**2, namespace(p).ones_like(p) / len(p))
 
-        v = mapped(self.y, self.g[k]) - mapped(self.x[k], self.f[k])
-        return self.rates[k] * to_numpy(v).astype(z.dtype)
+        (T_xy, _), (T_xx, phi) = mapped(self.y, self.g[k]), mapped(self.x[k], self.f[k])
+        w = _own_share(phi, self.x.shape[1])[:, None]
+        return self.rates[k] * to_numpy(T_xy - (1.0 - w) * T_xx - w * points).astype(z.dtype)
 
     def check(self) -> None:
         """Raise where a file holds no flow."""
@@ -146,6 +154,19 @@ class Followed(NamedTuple):
         _checks.rising("span", self.span)
         if 0 in self.x.shape or not m or len({z.dtype for z in (self.x, self.f, self.y, self.g)}) > 1:
             raise ValueError("a flow needs steps, and points of one dtype.")
+
+
+def _own_share(phi: Array, n: int) -> Array:
+    """Return w = u²/n where us + u²/n = 1, with s = e^−φ: what a point has of itself among n particles.
+
+    Examples
+    --------
+    >>> _own_share(np.array([-50.0, 0.0, 50.0]), 2).round(3)  # among many, between, and far from all
+    array([0. , 0.268, 1. ])
+    """
+    xp = namespace(phi)
+    root = n**0.5 * xp.exp(xp.clip(-phi, None, 30.0))  # √n s, whose square is a float32
+    return 4.0 / (root + xp.sqrt(root * root + 4.0)) ** 2
 
 
 class FlowField(NamedTuple):

@@ -712,8 +712,8 @@ def _gather_powers(sums, t, P, lo, hi, top, bits):
 
 
 @compiled()
-def _soft_rows(z, P, first, bits, least, T):
-    """Find the averages of some rows; parts of columns whose powers are all below 2^-least are left out."""
+def _soft_rows(z, P, first, bits, least, T, mass):
+    """Find averages and log2 of masses of rows; parts of columns whose powers are all below 2^-least are left out."""
     size, sums = P.shape[1], np.empty(T.shape[1] + 1)
     t, rest, tops = np.empty(size, P.dtype), np.empty(size, P.dtype), np.empty(-(-size // _PART), P.dtype)
     for i in range(first, min(first + _ROWS, len(z))):
@@ -725,52 +725,63 @@ def _soft_rows(z, P, first, bits, least, T):
         for c in range(len(tops)):
             if not tops[c] < top - least:
                 _gather_powers(sums, t, P, c * _PART, min((c + 1) * _PART, size), top, bits)
-        T[i] = sums[:-1] / sums[-1]
+        T[i], mass[i] = sums[:-1] / sums[-1], top + math.log2(sums[-1])
 
 
 @compiled()
-def _soften(K, h, nats):
-    """Turn rows of products x·y into e^(x·y + h), relative to the largest of a row."""
+def _soften(K, h, nats, tops):
+    """Turn rows of products x·y into e^(x·y + h), relative to the largest of a row; keep that one's logarithm."""
     for i in range(len(K)):
         k = K[i]
         for j in range(len(k)):
             k[j] += h[j]
-        top = _largest(k)
+        tops[i] = top = _largest(k)
         for j in range(len(k)):
             k[j] = exp(max(k[j] - top, -nats))
 
 
-def soft_average(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """Return Σ_j y_j w_j(z), w(z) = softmax_j(h_j − ½|z − y_j|²), shape (n, d); no row depends on others.
+def soft_average(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Σ_j y_j w_j(z), w(z) = softmax_j(t_j), t_j = h_j − ½|z − y_j|², (n, d), and −log Σ_j e^t_j, (n,).
 
-    What is left out of a row is below the rounding of its sum.
+    No row depends on others. What is left out of a row is below the rounding of its sum.
 
     Examples
     --------
-    >>> soft_average(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.array([4.0, 8.0]) + np.log([1.0, 3.0])).round(3)
-    array([[2.5]])
+    >>> T, phi = soft_average(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.array([4.0, 8.0]) + np.log([1.0, 3.0]))
+    >>> T.round(3), phi.round(3)
+    (array([[2.5]]), array([-4.886]))
     """
     h = h - 0.5 * np.vecdot(y, y)
-    h -= h.max()  # of a part that no row needs, no digit is lost
-    return (_average_of_few if z.shape[1] <= FEW else _average_of_many)(z, y, h)
+    most = h.max()  # of a part that no row needs, no digit is lost
+    T, log_mass = (_average_of_few if z.shape[1] <= FEW else _average_of_many)(z, y, h - most)
+    return T, 0.5 * np.vecdot(z, z) - (most + log_mass)
 
 
-def _average_of_few(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> np.ndarray:
+def _average_of_few(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (n, d), bits, scale = z.shape, np.finfo(y.dtype), y.dtype.type(_SCALE)
-    rows, P, T = np.zeros((n, max(3, d)), y.dtype), np.zeros((max(3, d) + 2, len(y)), y.dtype), np.empty((n, d))
+    rows, P = np.zeros((n, max(3, d)), y.dtype), np.zeros((max(3, d) + 2, len(y)), y.dtype)
     rows[:, :d], P[:d], P[-2] = z * scale, y.T * scale, h * y.dtype.type(math.log2(math.e))
-    least = y.dtype.type(bits.nmant + 1 + math.log2(len(y)))
-    limit = y.dtype.type(_BITS[bits.bits])
-    on_all_cores(lambda first: _soft_rows(rows, P, first, limit, least, T), range(0, n, _ROWS))
-    return (T / _SCALE).astype(y.dtype)
+    least, limit = y.dtype.type(bits.nmant + 1 + math.log2(len(y))), y.dtype.type(_BITS[bits.bits])
+    T, mass = np.empty((n, d)), np.empty(n)
+    on_all_cores(lambda first: _soft_rows(rows, P, first, limit, least, T, mass), range(0, n, _ROWS))
+    return (T / _SCALE).astype(y.dtype), (mass * math.log(2.0)).astype(y.dtype)
 
 
-def _average_of_many(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> np.ndarray:
+def _average_of_many(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weighted, transposed = np.concatenate([np.ones_like(y[:, :1]), y], axis=1), np.ascontiguousarray(y.T)
-    T, nats, step = np.empty_like(z), y.dtype.type(_NATS[8 * y.itemsize]), max(1, _BLOCK_ENTRIES // len(y))
+    nats, step = y.dtype.type(_NATS[8 * y.itemsize]), max(1, _BLOCK_ENTRIES // len(y))
+    parts, tops = [], np.empty_like(z[:, 0])
     for start in range(0, len(z), step):
-        K = z[start : start + step] @ transposed
-        on_all_cores(lambda some: _soften(some, h, nats), np.array_split(K, min(len(K), 8)))
-        part = K @ weighted
-        T[start : start + step] = part[:, 1:] / part[:, :1]
-    return T
+        K, top = z[start : start + step] @ transposed, tops[start : start + step]
+        some = np.array_split(np.arange(len(K)), min(len(K), 8))
+        on_all_cores(_softener(K, h, nats, top), [slice(i[0], i[-1] + 1) for i in some])
+        parts.append(K @ weighted)
+    sums = np.concatenate(parts)
+    return sums[:, 1:] / sums[:, :1], tops + np.log(sums[:, 0])
+
+
+def _softener(K: np.ndarray, h: np.ndarray, nats: Any, tops: np.ndarray) -> Callable[[slice], None]:
+    def soften(some: slice) -> None:
+        _soften(K[some], h, nats, tops[some])
+
+    return soften

@@ -12,7 +12,6 @@ from nsgf import Numbers, Sinkhorn, SinkhornFlow, _io, datasets, metrics, sinkho
 from nsgf.minibatches import spaced
 
 pytestmark = ignore_report
-EXACT = Sinkhorn(tol=1e-4)
 
 
 def model(**parameters):
@@ -24,27 +23,41 @@ def model(**parameters):
 
 @pytest.mark.parametrize("step_size", [1.0, 0.5])
 def test_rows_that_are_particles_go_where_the_particle_flow_brings_them(step_size):
-    X, Y = far_samples(300, 200)
-    flow = model(solver=EXACT, n_steps=3, step_size=step_size).fit(X, Y)
-    wanted = sinkhorn_flow(X, Y, blur=flow.blur_, n_steps=3, step_size=step_size, solver=EXACT).x
-    np.testing.assert_allclose(flow.trajectory(X)[1:], wanted[1:], atol=1e-3 * flow.scale_)
-
-
-@pytest.mark.parametrize("blur", [1e-3, 0.05, 1.0])
-def test_a_step_is_the_velocity_of_a_solve_at_new_points(blur):
-    (X, Y), (z, _) = samples(300), samples(50, seed=1)
-    flow = model(solver=EXACT, n_steps=1, blur=blur).fit(X, Y)
-    v = sinkhorn_velocity(X, Y, blur, solver=EXACT)(z)
-    assert relative_distance(flow.transform(z) - z, v) <= 1e-2
-    assert flow.field_.flows[0].x.dtype == (np.float64 if blur == 1e-3 else np.float32)
+    X, Y = far_samples(900, 900)
+    flow = model(n_steps=3, step_size=step_size).fit(X, Y)
+    wanted = sinkhorn_flow(X, Y, blur=flow.blur_, n_steps=3, step_size=step_size).x
+    way = relative_distance(flow.trajectory(X)[1:], wanted[1:])
+    assert way <= 0.05  # there each is one particle of 901, and has itself twice
 
 
 @pytest.mark.parametrize("d", [2, 16])
-def test_rows_among_the_particles_are_translated_as_these_are(d):
+def test_a_new_row_moves_as_one_particle_more(d):
     rng = np.random.default_rng(0)
-    X, c = rng.normal(size=(200, d)), 10.0 * rng.normal(size=d)
-    z = X[:50] + 0.01 * rng.normal(size=(50, d))
-    np.testing.assert_allclose(model(solver=EXACT).fit(X, X + c).transform(z), z + c, atol=0.01)
+    X, Y, z = rng.normal(size=(200, d)), 1.5 * rng.normal(size=(200, d)), rng.normal(size=(10, d))
+    flow = model(n_steps=1).fit(X, Y)
+    origins = flow.shift_ - flow.source_shift_
+    for row, moved in zip(z, flow.transform(z) - z, strict=True):
+        v = sinkhorn_velocity(np.vstack([X, row]), Y, flow.blur_).v[-1]
+        assert np.linalg.norm(moved - v) <= 0.1 * np.linalg.norm(v) + 0.05 * np.linalg.norm(origins) + 0.05
+
+
+def test_a_row_far_from_all_particles_joins_them():
+    X, Y = samples(400)
+    arrived = model().fit(X, Y).transform(np.array([[1e3, -1e3], [1e6, 0.0]]))
+    assert (np.linalg.norm(arrived[:, None] - Y, axis=2).min(axis=1) < 0.5).all()
+
+
+@pytest.mark.parametrize(("blur", "dtype"), [(1e-3, "float64"), (0.3, "float32")])
+def test_clouds_are_kept_in_float64_where_float32_would_not_resolve_the_blur(blur, dtype):
+    flow = model(n_steps=1, blur=blur).fit(*samples(100))
+    assert flow.field_.flows[0].x.dtype == flow.field_.flows[0].g.dtype == dtype
+
+
+def test_in_many_dimensions_rows_are_as_wide_as_the_target():
+    rng = np.random.default_rng(0)
+    scale = np.linspace(2.0, 0.2, 64)
+    flow = model().fit(None, scale * rng.normal(size=(500, 64)))
+    assert flow.report_["width"] == pytest.approx(1.0, abs=0.15)
 
 
 def test_a_gaussian_is_stretched():
@@ -127,11 +140,11 @@ def test_pairs_are_refused_with_the_way_out():
 
 def test_each_label_is_a_flow_of_its_own():
     (X, codes), (Y, labels) = labelled_sample(300, names="abc"), labelled_sample(300, seed=1)
-    flow = model(solver=EXACT).fit(X, Y, y_src=codes, y_tgt=labels)
+    flow = model().fit(X, Y, y_src=codes, y_tgt=labels)
     z = labelled_sample(40, seed=2)[0]
     for label in "abc":
-        alone = model(solver=EXACT, blur=flow.blur_).fit(X[codes == label], Y[labels == label])
-        np.testing.assert_allclose(flow.transform(z, label), alone.transform(z), atol=2e-2 * flow.scale_)
+        alone = model(blur=flow.blur_).fit(X[codes == label], Y[labels == label])
+        np.testing.assert_allclose(flow.transform(z, label), alone.transform(z), atol=0.05 * flow.scale_)
 
 
 def test_rows_go_to_the_centre_of_their_label_and_unknown_ones_anywhere():

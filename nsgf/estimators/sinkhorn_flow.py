@@ -69,11 +69,14 @@ class SinkhornFlow(BaseFlow):
 
     Notes
     -----
-    NSGF (Zhu et al. 2024, arXiv 2401.14069), eq. 11 and 14, where its network stands for this field. A new row follows
-    z ← z + η (T_xy(z) − T_xx(z)), x being the particles of the step: two averages over the points that are kept, and so
-    the same law as theirs, row by row. With labels there is a flow of each, and one of all rows for those that are
-    unknown; continuous conditions are coordinates that enter the cost and do not move. Where `n_steps` is changed after
-    `fit`, a flow of the same length is followed in other steps, as in `NSGF`.
+    NSGF (Zhu et al. 2024, arXiv 2401.14069), eq. 11 and 14, where its network stands for this field. A new row moves as
+    if it were one particle more (:mod:`nsgf.flow`): by averages over the points that are kept, row by row. Those lie as
+    all rows do: one of every few neighbours is taken. With labels there is a flow of each, and one of all rows for
+    those that are unknown; continuous conditions are coordinates that enter the cost and do not move. Where `n_steps`
+    is changed after `fit`, a flow of the same length is followed in other steps, as in `NSGF`.
+
+    What is made lies among the targets that are kept. In many dimensions rows end on them or between a few, so that
+    this transports samples rather than making new ones: :func:`nsgf.metrics.memorisation` tells.
 
     Known pairs are not for this estimator: the rows in no pair are carried by their places among the pairs, which a
     field of points does not see.
