@@ -4,15 +4,15 @@ r"""The particle flow of the Sinkhorn divergence.
 
 (NSGF, eq. 14). Flows of many small problems of one size are solved as a stack.
 
-A flow that was followed carries other points too, each for itself, as if it were one particle more. With the clouds and
-potentials of a step, :math:`s = \tfrac1n \sum_j e^{(f_j - C(z, x_j))/\varepsilon}` is the mass that z finds in the cloud
-x, its own potential :math:`u = e^{f(z)/\varepsilon}` solves :math:`us + u^2/n = 1`, and
+A flow that was followed carries other points too, each for itself, as if it were one particle more. With the clouds
+and potentials of a step, :math:`s = \tfrac1n \sum_j e^{(f_j - C(z, x_j))/\varepsilon}` is the mass that z finds in the
+cloud x, its own potential :math:`u = e^{f(z)/\varepsilon}` solves :math:`us + u^2/n = 1`, and
 
 .. math::
     z^{k+1} = z^k + \eta \left[T_{x^k y}(z^k) - (1 - w)\, T_{x^k x^k}(z^k) - w z^k\right], \qquad w = u^2 / n.
 
-Among many particles w is next to nothing. Far from all of them, as rows are in many dimensions, it is near 1: without it
-a row would keep its distance from the particles on its whole way.
+Among many particles w is next to nothing. Far from all of them, as rows are in many dimensions, it is near 1: without
+it a row would keep its distance from the particles on its whole way.
 """
 
 import math

@@ -30,15 +30,13 @@ def test_rows_that_are_particles_go_where_the_particle_flow_brings_them(step_siz
     assert way <= 0.05  # there each is one particle of 901, and has itself twice
 
 
-@pytest.mark.parametrize("d", [2, 16])
+@pytest.mark.parametrize("d", [2, 5])
 def test_a_new_row_moves_as_one_particle_more(d):
     rng = np.random.default_rng(0)
     X, Y, z = rng.normal(size=(200, d)), 1.5 * rng.normal(size=(200, d)), rng.normal(size=(10, d))
-    flow = model(n_steps=1).fit(X, Y)
-    origins = flow.shift_ - flow.source_shift_
-    for row, moved in zip(z, flow.transform(z) - z, strict=True):
-        v = sinkhorn_velocity(np.vstack([X, row]), Y, flow.blur_).v[-1]
-        assert np.linalg.norm(moved - v) <= 0.1 * np.linalg.norm(v) + 0.05 * np.linalg.norm(origins) + 0.05
+    moved = model(n_steps=1).fit(X, Y).transform(z) - z
+    wanted = np.stack([sinkhorn_velocity(np.vstack([X, row]), Y).v[-1] for row in z])
+    assert relative_distance(moved, wanted) <= 0.25  # the others make room for it
 
 
 def test_a_row_far_from_all_particles_joins_them():
@@ -47,9 +45,9 @@ def test_a_row_far_from_all_particles_joins_them():
     assert (np.linalg.norm(arrived[:, None] - Y, axis=2).min(axis=1) < 0.5).all()
 
 
-@pytest.mark.parametrize(("blur", "dtype"), [(1e-3, "float64"), (0.3, "float32")])
-def test_clouds_are_kept_in_float64_where_float32_would_not_resolve_the_blur(blur, dtype):
-    flow = model(n_steps=1, blur=blur).fit(*samples(100))
+@pytest.mark.parametrize(("tol", "dtype"), [(1e-6, "float64"), (1e-2, "float32")])
+def test_clouds_are_kept_in_float64_where_float32_is_not_within_the_tolerance(tol, dtype):
+    flow = model(n_steps=1, solver=Sinkhorn(tol=tol)).fit(*samples(100))
     assert flow.field_.flows[0].x.dtype == flow.field_.flows[0].g.dtype == dtype
 
 
