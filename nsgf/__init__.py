@@ -16,7 +16,13 @@ if TYPE_CHECKING:  # `as` exports a name to type checkers
         plots as plots,
     )
     from nsgf.conditions import Labels as Labels, Numbers as Numbers, Pairs as Pairs
-    from nsgf.estimators import NSGF as NSGF, NSGFPlusPlus as NSGFPlusPlus, WFlow as WFlow, load as load
+    from nsgf.estimators import (
+        NSGF as NSGF,
+        NSGFPlusPlus as NSGFPlusPlus,
+        SinkhornFlow as SinkhornFlow,
+        WFlow as WFlow,
+        load as load,
+    )
     from nsgf.flow import Trajectory as Trajectory, sinkhorn_flow as sinkhorn_flow
     from nsgf.pool import TrajectoryPool as TrajectoryPool
     from nsgf.sinkhorn import (
@@ -34,7 +40,7 @@ __version__ = "0.2.0.dev0"
 
 _HOME = {
     "conditions": ("Labels", "Numbers", "Pairs"),
-    "estimators": ("NSGF", "NSGFPlusPlus", "WFlow", "load"),
+    "estimators": ("NSGF", "NSGFPlusPlus", "SinkhornFlow", "WFlow", "load"),
     "flow": ("Trajectory", "sinkhorn_flow"),
     "pool": ("TrajectoryPool",),
     "sinkhorn": ("Divergence", "Velocity", "sinkhorn_divergence", "sinkhorn_velocity", "spread"),

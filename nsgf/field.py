@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,18 +99,26 @@ class Field:
         return matching.evaluate(self.net, x, *given)
 
     def guided(self, c: np.ndarray | None, w: float = 1.0) -> ode.VelocityField:
-        """Return the field v_∅ + w (v_c − v_∅), as a function of x and t; the field itself without conditions."""
-        if c is None:
-            return self
-        unknown = np.zeros_like(c)
-        if w in (0.0, 1.0):
-            return lambda x, t: self(x, t, c if w else unknown)
+        """Return the field under conditions, as :func:`guided` does."""
+        return guided(self, c, w)
 
-        def mixed(x: np.ndarray, t: "float | np.ndarray") -> np.ndarray:
-            free = self(x, t, unknown)
-            return free + np.float32(w) * (self(x, t, c) - free)
 
-        return mixed
+def guided(field: Callable[..., np.ndarray], c: np.ndarray | None, w: float = 1.0) -> ode.VelocityField:
+    """Return v_∅ + w (v_c − v_∅) of a field v(x, t, c), as a function of x and t; the field itself without conditions.
+
+    Conditions c are (n, k), unknown where a row is zero.
+    """
+    if c is None:
+        return field
+    unknown = np.zeros_like(c)
+    if w in (0.0, 1.0):
+        return lambda x, t: field(x, t, c if w else unknown)
+
+    def mixed(x: np.ndarray, t: "float | np.ndarray") -> np.ndarray:
+        free = field(x, t, unknown)
+        return free + np.float32(w) * (field(x, t, c) - free)
+
+    return mixed
 
 
 def follow(

@@ -32,6 +32,7 @@ _PATIENCE = {32: 100, 64: 1000}  # iterations without progress after which to gi
 _PROBE = 2**16  # numbers in the rows of T that are watched
 _LIGHTEST = 1e6  # how much lighter than others a row may be and have its own error certified
 _SMALL = 4096  # points of clouds, up to which the kernel is stored and one core does as well as all
+_FEW, _SMALL_FEW = 8, 2048  # points of so few features, whose entries all cores compute sooner than one reads them
 _LEAST_MASS = 1e-30  # of a column
 _LEAST = 4  # mixed iterations before T may be certified
 _SLOWEST = 0.9  # largest q that is believed: a smaller fall of E within the window is noise
@@ -348,9 +349,10 @@ def _solve(kernel: Kernel, residual: Residual, h: Array, certificate: "_Certific
 
 def is_small(clouds: Clouds) -> bool:
     """Whether a compiled loop solves the problems of some clouds."""
+    most = min(_SMALL, _SMALL_FEW) if clouds.x.ndim == 2 and clouds.x.shape[-1] <= _FEW else _SMALL
     return bool(
         isinstance(clouds.x, np.ndarray)
-        and max(clouds.x.shape[-2], clouds.y.shape[-2]) <= _SMALL
+        and max(clouds.x.shape[-2], clouds.y.shape[-2]) <= most
         and float(clouds.size.max()) <= RESOLVED
     )
 

@@ -173,10 +173,6 @@ class Kernel:
         phi, T = self._passes.potential_and_map(h)
         return phi + self.half_x, T
 
-    def map_once(self, h: Array) -> Array:
-        """Return the barycentric map under `h`, absorbed or not, of a kernel that is not used again."""
-        return self._passes.map_once(h)
-
 
 class PlainPasses:
     """Passes over a kernel, of the operations that all array libraries have; potentials are without half squares."""
@@ -265,11 +261,6 @@ class PlainPasses:
         """Return both."""
         return self.potential(h), self.map(h)
 
-    def map_once(self, h: Array) -> Array:
-        """Return the barycentric map under `h`, absorbed or not."""
-        self.absorb(h, keep=True)
-        return self.map(h)
-
     def _take(self, phi: Array, h: Array) -> None:
         """Lay out x and y so that φ_i + h_j − ½|x_i − y_j|² is one product; forget the blocks."""
         xp, self.h = self._xp, h
@@ -332,11 +323,26 @@ def barycentric_map(z: Array, y: Array, g: Array, eps: float, b: Array) -> Array
     >>> barycentric_map(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.zeros(2), 1e6, np.array([0.5, 0.5])).round(3)
     array([[2.]])
     """
+    return map_and_softmin(z, y, g, eps, b)[0]
+
+
+def map_and_softmin(z: Array, y: Array, g: Array, eps: float, b: Array) -> tuple[Array, Array]:
+    """Return the barycentric map, and the softmin −log Σ_j b_j e^((g_j − C(z, y_j))/ε) in units of ε, (…, k)."""
     xp, blur = namespace(b), math.sqrt(eps)
     some = slice(None) if bool(xp.all(b > 0)) else xp.nonzero(b)[0]
-    zs, ys, h, weights = z / blur, y[..., some, :] / blur, g[..., some] / eps, b[some]
-    kernel = Kernel(zs, ys, namespace(zs).ones_like(zs.reshape(-1, zs.shape[-2], zs.shape[-1])[0, :, 0]), weights)
-    return like(kernel.map_once(h) * blur, z)
+    T, phi = _average(z / blur, y[..., some, :] / blur, g[..., some] / eps, b[some])
+    return like(T * blur, z), phi
+
+
+def _average(z: Array, y: Array, h: Array, b: Array) -> tuple[Array, Array]:
+    """Return the barycentric map in units of the blur and the softmin, compiled where that pays."""
+    if isinstance(z, np.ndarray) and z.ndim == 2 and len(z) * len(y) >= _COMPILED and not is_wide(z, y):
+        from nsgf import passes  # the compiler is slow to import
+
+        return passes.soft_average(z, y, h + np.log(b).astype(h.dtype))
+    kernel = Kernel(z, y, namespace(z).ones_like(z[(0,) * (z.ndim - 2)][:, 0]), b)
+    phi = kernel.absorb(h)
+    return kernel.map(h), phi
 
 
 def _transposed(x: Array) -> Array:

@@ -6,7 +6,9 @@ import numpy as np
 from torch import nn
 
 from nsgf import _checks, _io
+from nsgf.conditions import UNKNOWN, Moments
 from nsgf.field import Clock
+from nsgf.flow import Followed
 from nsgf.networks import load_weights
 from nsgf.task import Task
 
@@ -29,6 +31,8 @@ class Learnt(NamedTuple):
         The blur used, in the units of the data.
     clock : Clock
         The times of the velocity field.
+    flows : tuple of Followed
+        Particle flows that new points follow, where no network does.
     """
 
     networks: dict[str, nn.Module]
@@ -37,6 +41,7 @@ class Learnt(NamedTuple):
     n_iter: int
     blur: float
     clock: Clock
+    flows: tuple[Followed, ...] = ()
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return the arrays of the networks, by their names and those of the parameters."""
@@ -45,6 +50,8 @@ class Learnt(NamedTuple):
 
     def with_weights(self, networks: dict[str, nn.Module], arrays: dict[str, np.ndarray]) -> "Learnt":
         """Return the same with these networks, their weights taken from :meth:`weights`."""
+        if not (networks or self.flows):
+            raise ValueError("there is no network, and no flow in its place.")
         for name, net in networks.items():
             load_weights(net, _io.below(name, arrays))
             net.eval()
@@ -61,6 +68,20 @@ class Learnt(NamedTuple):
         """Raise where it was learnt of another task."""
         if self.clock.snapshots != task.frame.times:
             raise ValueError(f"snapshots={self.clock.snapshots} are not the times of the task, {task.frame.times}.")
+        if self.flows:
+            _check_flows(self.flows, self.clock, task)
+
+
+def _check_flows(flows: tuple[Followed, ...], clock: Clock, task: Task) -> None:
+    """Raise where flows are not those of a task, or some are missing."""
+    d, k = task.frame.origins.shape[1], len(task.kinds.shift) if isinstance(task.kinds, Moments) else 0
+    for flow in flows:
+        if flow.y.shape[1] != d + (k if flow.label is None else 0) or len(flow.rates) != clock.n_steps:
+            raise ValueError(f"a flow of {len(flow.rates)} steps in {flow.y.shape[1]} dimensions is not of this task.")
+    labels = {None} if task.kinds is None else {UNKNOWN, None} if k else {UNKNOWN}
+    missing = {(t, label) for t in clock.snapshots[:-1] for label in labels} - {(f.span[0], f.label) for f in flows}
+    if missing:
+        raise ValueError(f"there is no flow that begins at time {min(t for t, _ in missing)} for some conditions.")
 
 
 def _are_figures(value: object) -> bool:

@@ -22,10 +22,12 @@ from sklearn.neighbors import NearestNeighbors
 from nsgf import _checks, _io, datasets
 from nsgf._arrays import Array
 from nsgf.conditions import UNKNOWN, Conditions, Moments, Pairs
+from nsgf.kernel import neighbours
 from nsgf.sinkhorn import pick_blur, sinkhorn_velocity
 from nsgf.solvers import Solver
 
 _NEAR = 128  # pairs among which a row has a place
+_SPACED = 16  # rows of which one is taken, at most: more would be no evener, and take long to order
 
 
 class Problem(NamedTuple):
@@ -170,6 +172,24 @@ def deal(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         deck = deck[size:]
 
 
+def spaced(x: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n indices of rows of x (m, d), in rising order, that lie as all rows do: one of every m / n neighbours.
+
+    Each row is as likely as any other; of few features, means over them vary less than over rows drawn by themselves.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).permutation(1000.0)[:, None]
+    >>> bool(abs(np.sort(x[spaced(x, 100, np.random.default_rng(1)), 0]) - np.arange(5, 1000, 10)).max() < 20)
+    True
+    """
+    if n >= len(x):
+        return np.arange(len(x))
+    some = np.sort(rng.permutation(len(x))[: n * _SPACED])
+    order = some[neighbours(x[some])]
+    return np.sort(order[((np.arange(n) + rng.random()) * len(order) / n).astype(int)])
+
+
 def plain(source: Side, target: Side, n: int, rng: np.random.Generator) -> Minibatches:
     """Yield one problem at a time."""
     for x, y in zip(source.deal(n, rng), target.deal(n, rng), strict=False):
@@ -252,8 +272,7 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
     those of the targets.
     """
     known, y = target.codes, target.rows
-    d, k = y.shape[1], known.shape[1]
-    stretch, m = kinds.weight * (d / k) ** 0.5, target.most(n)
+    k, stretch, m = known.shape[1], stretch_of(kinds, y.shape[1]), target.most(n)
     points = source.deal(m, rng) if source.known is None else deal(len(source.rows), source.most(n), rng)
     for drawn, j in zip(points, deal(len(y), m, rng), strict=False):
         if source.known is None:
@@ -261,6 +280,11 @@ def conditioned(source: Side, target: Side, kinds: Moments, n: int, rng: np.rand
         else:
             x, c = source.rows[drawn], source.known[drawn]
         yield [Problem(_lift(x, stretch * c), _lift(y[j], stretch * known[j]), kinds.columns(c), n_fixed=k)]
+
+
+def stretch_of(kinds: Moments, d: int) -> float:
+    """Return what conditions of unit deviation are multiplied by, to be coordinates beside d features."""
+    return float(kinds.weight * (d / len(kinds.shift)) ** 0.5)
 
 
 def anchored(source: Side, target: Side, pairs: Pairs, n: int, rng: np.random.Generator) -> Minibatches:

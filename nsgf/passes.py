@@ -27,6 +27,9 @@ _SCALE = math.log2(math.e) ** 0.5  # of both clouds: their product is then in bi
 _BLOCK = 32  # points of a block at least
 _MOST = 16.0  # times `drop`: bound of an entry that may be left out, and so of what a column may lose
 _CHUNK = 4096  # entries that are summed in the dtype of the arithmetic
+_LANES = 32  # running maxima side by side: a single one would not be vectorised
+_PART, _ROWS = 512, 1024  # columns of a softmax that matter or not together, and rows that a core takes at a time
+_BLOCK_ENTRIES = 2**21  # of products of many features, softened while a cache holds them
 _BITS = {32: 115.0, 64: 860.0}  # largest exponents, either way: there are no subnormal numbers
 _LIGHT, _HEAVY = {32: 2.0**-22, 64: 2.0**-300}, {32: 2.0**40, 64: 2.0**300}  # masses of rows that are accurate
 _FAR = 16.0  # nats between a potential that serves rows and columns and the one that was absorbed
@@ -227,12 +230,31 @@ def _fill(K, rest, P, size, x, phi, bits):
 
 
 @inner
-def _top(rest, P, size, x):
-    """Return the largest exponent of a row, without φ."""
-    rest, top = _exponents(rest, P, size, x), -np.inf
-    for j in range(size):
-        top = max(top, x[0] * P[0, j] + x[1] * P[1, j] + x[2] * P[2, j] + rest[j])
+def _largest(t):
+    """Return the maximum of t, of many that are kept side by side."""
+    tops, n = np.full(_LANES, t.dtype.type(-np.inf)), len(t) - len(t) % _LANES
+    for i in range(np.uint64(0), np.uint64(n), np.uint64(_LANES)):
+        for j in range(np.uint64(_LANES)):
+            tops[j] = max(tops[j], t[i + j])
+    top = tops.max()
+    for j in range(n, len(t)):
+        top = max(top, t[j])
     return top
+
+
+@inner
+def _sums_of(t, rest, P, lo, hi, x):
+    """Fill t = rest + x·y and return its maximum."""
+    x_0, x_1, x_2 = x[0], x[1], x[2]
+    for j in range(np.uint64(lo), np.uint64(hi)):
+        t[j] = x_0 * P[0, j] + x_1 * P[1, j] + x_2 * P[2, j] + rest[j]
+    return _largest(t[lo:hi])
+
+
+@inner
+def _top(t, rest, P, size, x):
+    """Return the largest exponent of a row, without φ."""
+    return _sums_of(t, _exponents(rest, P, size, x), P, 0, size, x)
 
 
 @inner
@@ -259,7 +281,7 @@ def _row(i, X, K, rest, P, size, limits):
     x = X.z[:, i].copy()
     mass = _fill(K, rest, P, size, x, X.potential[i], bits)
     if not light < mass < heavy:
-        X.potential[i] = -_top(rest, P, size, x)
+        X.potential[i] = -_top(K, rest, P, size, x)
         mass = _fill(K, rest, P, size, x, X.potential[i], bits)
     return mass
 
@@ -315,10 +337,10 @@ def _sweep(X, Y, first, stride, every, drop, limits, columns, T):  # noqa: PLR09
 @compiled()
 def _guess(X, P, first, stride):
     """Put the softmin over a few columns for the potential of the rows."""
-    rest, size = np.empty(P.shape[1], P.dtype), P.shape[1]
+    t, rest, size = np.empty(P.shape[1], P.dtype), np.empty(P.shape[1], P.dtype), P.shape[1]
     for r in range(first, len(X.top), stride):
         for i in range(X.begin[r], X.begin[r + 1]):
-            X.potential[i] = -_top(rest, P, size, X.z[:, i].copy())
+            X.potential[i] = -_top(t, rest, P, size, X.z[:, i].copy())
 
 
 @compiled()
@@ -395,10 +417,6 @@ class Few:
         T = self.map(h)
         return self._nats(self._x.potential), T
 
-    def map_once(self, h: np.ndarray) -> np.ndarray:
-        """Return the barycentric map under `h`, absorbed or not."""
-        return self.map(h)
-
     def _nats(self, potential: np.ndarray) -> np.ndarray:
         return potential * self._dtype.type(math.log(2.0))
 
@@ -472,10 +490,11 @@ def _mass(K, bv):
 @inner
 def _renew(K, h, change, bv, nats):
     """Turn a row of products into entries of mass 1 under h + change; return the row's potential."""
-    top = -np.inf
     for j in range(len(K)):
-        top = max(top, K[j] + h[j] + change[j])
-    _to_powers(K, h, K.dtype.type(-top), nats)
+        K[j] += h[j] + change[j]
+    top = _largest(K)
+    for j in range(len(K)):
+        K[j] = exp(max(min(K[j] - change[j] - top, nats), -nats))
     mass = _mass(K, bv)
     scale = 1 / mass
     for j in range(len(K)):
@@ -600,11 +619,6 @@ class Many:
         mass, _, T = self._sweep(h, average=True)
         return self._normal(mass), T
 
-    def map_once(self, h: np.ndarray) -> np.ndarray:
-        """Return the barycentric map under `h`, absorbed or not, and keep nothing."""
-        self._take(h, keep=False)
-        return self._sweep(h, _NEW, average=True)[2]
-
     def _normal(self, mass: np.ndarray) -> np.ndarray:
         return self._phi - np.log(mass)
 
@@ -679,3 +693,95 @@ class Many:
         step = max(4, min(256, 4 * -(-n // 64)))
         totals = on_all_cores(work, range(0, n, step))
         return np.asarray(np.sum(totals, axis=0, dtype=np.float64))
+
+
+@inner
+def _gather_powers(sums, t, P, lo, hi, top, bits):
+    """Add the powers 2^(t − top) of some columns, and these times their points, to the sums."""
+    total = t[lo] * 0
+    for j in range(np.uint64(lo), np.uint64(hi)):
+        k = exp2(max(t[j] - top, -bits))
+        t[j] = k
+        total += k
+    sums[-1] += total
+    for q in range(len(sums) - 1):
+        total = t[lo] * 0
+        for j in range(np.uint64(lo), np.uint64(hi)):
+            total += t[j] * P[q, j]
+        sums[q] += total
+
+
+@compiled()
+def _soft_rows(z, P, first, bits, least, T, mass):
+    """Find averages and log2 of masses of rows; parts of columns whose powers are all below 2^-least are left out."""
+    size, sums = P.shape[1], np.empty(T.shape[1] + 1)
+    t, rest, tops = np.empty(size, P.dtype), np.empty(size, P.dtype), np.empty(-(-size // _PART), P.dtype)
+    for i in range(first, min(first + _ROWS, len(z))):
+        x, sums[:] = z[i], 0.0
+        other = _exponents(rest, P, size, x)
+        for c in range(len(tops)):
+            tops[c] = _sums_of(t, other, P, c * _PART, min((c + 1) * _PART, size), x)
+        top = tops.max()
+        for c in range(len(tops)):
+            if not tops[c] < top - least:
+                _gather_powers(sums, t, P, c * _PART, min((c + 1) * _PART, size), top, bits)
+        T[i], mass[i] = sums[:-1] / sums[-1], top + math.log2(sums[-1])
+
+
+@compiled()
+def _soften(K, h, nats, tops):
+    """Turn rows of products x·y into e^(x·y + h), relative to the largest of a row; keep that one's logarithm."""
+    for i in range(len(K)):
+        k = K[i]
+        for j in range(len(k)):
+            k[j] += h[j]
+        tops[i] = top = _largest(k)
+        for j in range(len(k)):
+            k[j] = exp(max(k[j] - top, -nats))
+
+
+def soft_average(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Σ_j y_j w_j(z), w(z) = softmax_j(t_j), t_j = h_j − ½|z − y_j|², (n, d), and −log Σ_j e^t_j, (n,).
+
+    No row depends on others. What is left out of a row is below the rounding of its sum.
+
+    Examples
+    --------
+    >>> T, phi = soft_average(np.zeros((1, 1)), np.array([[1.0], [3.0]]), np.array([4.0, 8.0]) + np.log([1.0, 3.0]))
+    >>> T.round(3), phi.round(3)
+    (array([[2.5]]), array([-4.886]))
+    """
+    h = h - 0.5 * np.vecdot(y, y)
+    most = h.max()  # of a part that no row needs, no digit is lost
+    T, log_mass = (_average_of_few if z.shape[1] <= FEW else _average_of_many)(z, y, h - most)
+    return T, 0.5 * np.vecdot(z, z) - (most + log_mass)
+
+
+def _average_of_few(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    (n, d), bits, scale = z.shape, np.finfo(y.dtype), y.dtype.type(_SCALE)
+    rows, P = np.zeros((n, max(3, d)), y.dtype), np.zeros((max(3, d) + 2, len(y)), y.dtype)
+    rows[:, :d], P[:d], P[-2] = z * scale, y.T * scale, h * y.dtype.type(math.log2(math.e))
+    least, limit = y.dtype.type(bits.nmant + 1 + math.log2(len(y))), y.dtype.type(_BITS[bits.bits])
+    T, mass = np.empty((n, d)), np.empty(n)
+    on_all_cores(lambda first: _soft_rows(rows, P, first, limit, least, T, mass), range(0, n, _ROWS))
+    return (T / _SCALE).astype(y.dtype), (mass * math.log(2.0)).astype(y.dtype)
+
+
+def _average_of_many(z: np.ndarray, y: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weighted, transposed = np.concatenate([np.ones_like(y[:, :1]), y], axis=1), np.ascontiguousarray(y.T)
+    nats, step = y.dtype.type(_NATS[8 * y.itemsize]), max(1, _BLOCK_ENTRIES // len(y))
+    parts, tops = [], np.empty_like(z[:, 0])
+    for start in range(0, len(z), step):
+        K, top = z[start : start + step] @ transposed, tops[start : start + step]
+        some = np.array_split(np.arange(len(K)), min(len(K), 8))
+        on_all_cores(_softener(K, h, nats, top), [slice(i[0], i[-1] + 1) for i in some])
+        parts.append(K @ weighted)
+    sums = np.concatenate(parts)
+    return sums[:, 1:] / sums[:, :1], tops + np.log(sums[:, 0])
+
+
+def _softener(K: np.ndarray, h: np.ndarray, nats: Any, tops: np.ndarray) -> Callable[[slice], None]:
+    def soften(some: slice) -> None:
+        _soften(K[some], h, nats, tops[some])
+
+    return soften

@@ -31,7 +31,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import estimator_checks, estimator_html_repr
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nsgf import NSGF, Labels, NSGFPlusPlus, Numbers, Training, WFlow
+from nsgf import NSGF, Labels, NSGFPlusPlus, Numbers, SinkhornFlow, Training, WFlow
 
 pytestmark = ignore_report
 X, Y = samples(60)
@@ -58,12 +58,25 @@ class SelfWFlow(WFlow):
     def fit(self, X, y=None):
         return super().fit(X, X)
 
+    def score(self, X, y=None, sample_weight=None):
+        return super().score(X)
+
+
+class SelfSinkhornFlow(SinkhornFlow):
+    def fit(self, X, y=None):
+        return super().fit(X, X)
+
     def score(self, X, y=None):
         return super().score(X)
 
 
 BARELY_ONE_STEP = {k: v for k, v in BARELY.items() if k not in ("n_batches", "n_steps")}
-ADAPTERS = [SelfFlow(**BARELY), SelfFlowPlusPlus(**BARELY), SelfWFlow(**BARELY_ONE_STEP)]
+ADAPTERS = [
+    SelfFlow(**BARELY),
+    SelfFlowPlusPlus(**BARELY),
+    SelfWFlow(**BARELY_ONE_STEP),
+    SelfSinkhornFlow(n_points=32, device="cpu", random_state=0),
+]
 # Of scikit-learn's own transformers. check_dataframe_column_names_consistency is left out: its frames of other columns
 # are all NaN, which is refused before the names are; test_score.py and test_samples.py have frames of other columns.
 NOT_IN_THE_SUITE = [

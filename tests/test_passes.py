@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 from strategies import costly, seeds
 
-from nsgf import fixed_point, kernel, sinkhorn_velocity
+from nsgf import fixed_point, kernel, passes, sinkhorn_velocity
 from nsgf.kernel import Kernel, PlainPasses, half_squares, neighbours
 
 sizes = st.sampled_from([1, 2, 5, 31, 33, 150])
@@ -114,3 +114,20 @@ def test_solves_of_several_threads_do_not_mix():
     with ThreadPoolExecutor(3) as pool:
         for v, w in zip(3 * alone, pool.map(solve, 3 * pairs), strict=True):
             np.testing.assert_allclose(v, w, atol=1e-5)
+
+
+@costly
+@given(
+    seeds, sizes, st.sampled_from([1, 2, 3, 8, 9, 64]), st.floats(0.02, 1.0), st.sampled_from(["float32", "float64"])
+)
+def test_soft_averages_are_those_of_plain_passes(seed, n, d, blur, dtype):
+    (z, y), (_, b), h = clouds(seed, n, 20 * n, d, blur, dtype)
+    exact = plain((z, y), (b[:1].repeat(n), b))
+    phi_exact = exact.absorb(h.astype(np.float64), keep=True) + half_squares(z.astype(np.float64))
+    size = float(max(half_squares(u).max() for u in (z, y))) + abs(h).max() + 20.0
+    (T, phi), (few, _) = (passes.soft_average(some, y, h + np.log(b)) for some in (z, z[: n // 2 + 1]))
+    assert T.dtype == phi.dtype == dtype
+    unit = 16.0 * size * np.finfo(dtype).eps
+    assert abs(T - exact.map(h.astype(np.float64))).max() <= unit * (1 + abs(y).max())
+    assert abs(phi - phi_exact).max() <= unit
+    assert d > passes.FEW or np.array_equal(few, T[: n // 2 + 1])

@@ -9,9 +9,10 @@ from nsgf import _io
 from nsgf.estimators.base import BaseFlow
 from nsgf.estimators.nsgf import NSGF
 from nsgf.estimators.nsgf_plus_plus import NSGFPlusPlus
+from nsgf.estimators.sinkhorn_flow import SinkhornFlow
 from nsgf.estimators.wflow import WFlow
 
-__all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "WFlow", "load"]
+__all__ = ["NSGF", "BaseFlow", "NSGFPlusPlus", "SinkhornFlow", "WFlow", "load"]
 
 
 def _leaves(kind: Any) -> dict[str, Any]:
