@@ -2,7 +2,8 @@
 
 A row draws samples to learn from and others to judge by. A method learns, once for all numbers of evaluations where it
 can, and carries the new samples. Each run (row, seconds, method, seed) is merged into the result file when it is done,
-so that rows can be measured in pieces, by several processes side by side.
+so that rows can be measured in pieces, by several processes side by side; a command that was cut short goes on where it
+is given again.
 
 On one thread, seconds are processor time, which other work on the machine disturbs least; on more, the wall-clock.
 Steps are timed in a short run before, and as many are trained as the seconds then hold.
@@ -37,7 +38,8 @@ from nsgf import Training, metrics, networks, ode, spread
 from nsgf.task import Task
 
 PACKAGES = ("nsgf", "numpy", "scipy", "pot", "torch", "scikit-learn", "torchcfm")
-SEEDS, SECONDS, N_EVALUATIONS, JUDGED = range(5), (30.0, 120.0), (1, 2, 5, 10, 100), (1, 2, 5)
+SEEDS, SECONDS, DEFAULTS = range(5), (30, 120), "defaults"
+N_EVALUATIONS, JUDGED = (1, 2, 5, 10, 100), (1, 2, 5)
 N_FLOORS, SEARCH_SEED, SEARCH_SECONDS = 11, 1000, 15.0
 FEW = 2000  # rows of each sample, at most, for the figures that take a time quadratic in them
 MAPPED = 4096  # rows of each sample, at most, between which POT finds a plan
@@ -386,16 +388,26 @@ def alone():
     os.close(folder)
 
 
+def here():
+    """Return where this run is measured."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
+        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+    }
+
+
+def is_measured(name, part, seed):
+    """Whether a result file has a run of this part with that seed, measured here."""
+    found = page.read(name).get(part, {})
+    return here().items() <= found.items() and str(seed) in found["figures"]
+
+
 def merge(name, part, found, seeds, command):
     """Put figures into a part of a result file, beside those of other seeds.
 
     What was measured on another machine or with other versions is dropped.
     """
-    place = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}",
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "command": command,
-    }
+    place = {**here(), "command": command}
     with alone():
         result = page.read(name)
         before = result.get(part, {})
@@ -530,11 +542,11 @@ def slug(text):
 
 def tables(result, rows):
     """Return all tables of a page: of each row and budget, the verdicts, and the settings of the peers."""
-    budgets = [*(f"{seconds:g} s" for seconds in SECONDS), "defaults"]
+    budgets = [*(f"{seconds} s" for seconds in SECONDS), DEFAULTS]
     found = {"search": search_table(result, rows)}
     for budget in budgets:
         found |= {slug(f"{row} {budget}"): row_tables(result, row, budget) for row in rows}
-        if budget != "defaults":
+        if budget != DEFAULTS:
             found[slug(f"verdict {budget}")] = verdict_table(result, rows, budget)
     return {part: text or "Not measured yet.\n" for part, text in found.items()}
 
@@ -552,6 +564,7 @@ def arguments(doc, rows):
         "--methods", nargs="+", help="by default all, and floor; search looks for settings of the peers"
     )
     parser.add_argument("--threads", type=int, help="by default as many as the libraries use by themselves")
+    parser.add_argument("--again", action="store_true", help="measure what has been measured here already, too")
     asked = parser.parse_args()
     asked.rows = list(rows) if asked.rows == ["all"] else asked.rows
     for given, known in ((asked.rows, rows), (asked.methods or (), (*METHODS, "floor", "search", "study"))):
@@ -596,28 +609,32 @@ def run(name, rows, doc, more_tables=lambda result: {}):
 
 def measure_row(name, row, asked):
     """Measure one row, and merge each run when it is done."""
-    if row.study is not None and "study" in (asked.methods or ()):
-        for seed in asked.seeds:
-            found = {key: shorter(value) for key, value in row.study(seed).items()}
-            command = f"python docs/benchmarks/{name}.py all --methods study"
-            merge(name, f"{row.name}, study", {str(seed): found}, [seed], command)
-    command = f"python docs/benchmarks/{name}.py all" + (f" --threads {asked.threads}" if asked.threads else "")
     methods = asked.methods or [*METHODS, "floor"]
+    command = f"python docs/benchmarks/{name}.py all" + (f" --threads {asked.threads}" if asked.threads else "")
     if "floor" in methods:
         merge(name, f"{row.name}, floor", floor(row), range(N_FLOORS), f"{command} --methods floor")
     for method in GRIDS if "search" in methods else ():
         tried = list(search(row, method, SEARCH_SECONDS))
         merge(name, f"{row.name}, search, {method}", tried, [SEARCH_SEED], f"{command} --methods search")
+    for seed in asked.seeds if "study" in methods and row.study else ():
+        found = {key: shorter(value) for key, value in row.study(seed).items()}
+        merge(name, f"{row.name}, study", {str(seed): found}, [seed], f"{command} --methods study")
     learners = [method for method in methods if method in METHODS]
     for seconds, seed, method in itertools.product(asked.seconds, asked.seeds, learners):
-        if seconds == "defaults" and method not in OURS:
-            continue
-        budget, limit = ("defaults", None) if seconds == "defaults" else (f"{float(seconds):g} s", float(seconds))
-        settings = settings_of(page.read(name), row.name, method)
-        try:
-            record = measure(method, row.split(seed), row.criterion, limit, seed, settings)
-        except ImportError as error:
-            print(f"{method}: skipped, {error}", file=sys.stderr)
-            continue
-        part = f"{row.name}, {budget}, {method}"
-        merge(name, part, {str(seed): record}, [seed], f"{command} --seconds {budget.removesuffix(' s')}")
+        if method in OURS or seconds != DEFAULTS:
+            measure_run(name, row, method, seconds, seed, asked.again, command)
+
+
+def measure_run(name, row, method, seconds, seed, again, command):
+    """Measure one run and merge it, unless it has been measured."""
+    budget = seconds if seconds == DEFAULTS else f"{float(seconds):g} s"
+    part, settings = f"{row.name}, {budget}, {method}", settings_of(page.read(name), row.name, method)
+    if is_measured(name, part, seed) and not again:
+        return
+    limit = None if seconds == DEFAULTS else float(seconds)
+    try:
+        record = measure(method, row.split(seed), row.criterion, limit, seed, settings)
+    except ImportError as error:
+        print(f"{method}: skipped, {error}", file=sys.stderr)
+    else:
+        merge(name, part, {str(seed): record}, [seed], f"{command} --seconds {seconds}")
