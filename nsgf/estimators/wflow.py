@@ -117,7 +117,7 @@ n_features_in_, feature_names_in_
     _: dataclasses.KW_ONLY
     batch_size: int = 896
     network: str | nn.Module = "mlp"
-    max_iter: int = 2000
+    max_iter: int = 1500
     training: Training | None = None
     solver: Solver | str = "auto"
     features: Features | None = None
