@@ -391,7 +391,8 @@ def _unless_lost(solved: Solution, size: Array, max_iter: int) -> Solution:
     far = np.ptp(solved.h, axis=-1) > _RUNAWAY * size.reshape(solved.within.shape) + _RUNAWAY
     if not far.any():
         return solved
-    h = np.where((far & (solved.n_iter < max_iter))[..., None], np.nan, solved.h)
+    again = far & (solved.n_iter < max_iter) & (solved.h.dtype == np.float32)  # float64 comes after, and is the last
+    h = np.where(again[..., None], np.nan, solved.h)
     return solved._replace(h=h, within=solved.within & ~far, T_error=np.where(far, np.inf, solved.T_error))
 
 
