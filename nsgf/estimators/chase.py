@@ -67,7 +67,7 @@ class Map(NamedTuple):
     blur: float
 
 
-def learnt(  # noqa: PLR0913  whose, of what, and for how long
+def learnt(
     model: Any,
     task: Task,
     net: nn.Module,
