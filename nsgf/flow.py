@@ -205,19 +205,21 @@ def stacks(problems: Iterable[Problem], solve: Solver) -> Iterator[Problem]:
     """Yield problems of one size and span that follow each other stacked, as many as are best solved at once."""
     group: list[Problem] = []
     for p in problems:
-        if group and not (len(group) < solve.stack(len(p.x), len(p.y), str(device(p.x))) and _alike(p, group[0])):
-            yield _stacked(group)
+        if group and not (len(group) < solve.stack(len(p.x), len(p.y), str(device(p.x))) and alike(p, group[0])):
+            yield stacked(group)
             group = []
         group.append(p)
     if group:
-        yield _stacked(group)
+        yield stacked(group)
 
 
-def _alike(p: Problem, q: Problem) -> bool:
+def alike(p: Problem, q: Problem) -> bool:
+    """Whether two problems have one size and span."""
     return bool(p.x.shape == q.x.shape and p.y.shape == q.y.shape and p.span == q.span)
 
 
-def _stacked(group: list[Problem]) -> Problem:
+def stacked(group: list[Problem]) -> Problem:
+    """Return problems of one size as one with a leading dimension; one alone as it is."""
     if len(group) == 1:
         return group[0]
     xp, (xs, ys, cs, *_) = namespace(group[0].x), zip(*group, strict=True)

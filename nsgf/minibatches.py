@@ -43,6 +43,8 @@ class Problem(NamedTuple):
         Times at which the flow begins and ends.
     label : int, or None
         The code of the label that all particles and targets have.
+    is_together : bool
+        Whether it is a stack of problems, of a leading dimension, whose particles follow their mean field.
     """
 
     x: Array
@@ -51,6 +53,7 @@ class Problem(NamedTuple):
     span: tuple[float, float] = (0.0, 1.0)
     n_fixed: int = 0
     label: int | None = None
+    is_together: bool = False
 
 
 Minibatches = Iterator[list[Problem]]

@@ -18,10 +18,13 @@ import numpy as np
 
 from nsgf import _checks, flow
 from nsgf._arrays import Array, on_device, to_numpy
+from nsgf.mean_field import LEAST, mean_field_steps
 from nsgf.minibatches import Minibatches, Problem
 from nsgf.sinkhorn import Velocity, settle
 from nsgf.solvers import Solver
 from nsgf.training import Training
+
+_TOGETHER = 16  # minibatches that move together: docs/benchmarks, where more gain nothing
 
 Steps = list[tuple[Array, Velocity]]  # positions and velocities of a flow, step by step
 Example = tuple[tuple[Any, ...], np.ndarray]  # inputs of a network, and its target
@@ -245,16 +248,19 @@ class Scheme(NamedTuple):
         return problem._replace(x=on_device(problem.x, self.device), y=on_device(problem.y, self.device))
 
     def follow(self, problem: Problem) -> Steps:
-        """Return the positions and velocities of the steps of a problem on the device."""
+        """Return the positions and velocities of the steps of a problem, or of the mean field of several."""
         sizes, n_fixed = self.step_sizes, problem.n_fixed
+        if problem.is_together:
+            return list(mean_field_steps(problem.x, problem.y, self.blur, sizes, self.solve, n_fixed))
         return list(flow.flow_steps(problem.x, problem.y, self.blur, len(sizes), sizes, self.solve, n_fixed=n_fixed))
 
     def examples(self, problem: Problem, steps: Steps) -> list[Example]:
         """Return a network's inputs and target at every step: (x, t) or (x, t, c), and the velocity."""
         (t0, t1), d, c = problem.span, problem.x.shape[-1] - problem.n_fixed, problem.c
         times = [t0 + (t1 - t0) * k / len(steps) for k in range(len(steps))]
+        c = None if c is None else c.reshape(-1, c.shape[-1])
         return [
-            ((to_numpy(x)[..., :d], t, *(() if c is None else (c,))), rate * to_numpy(res.v)[..., :d])
+            ((_rows(x, d), t, *(() if c is None else (c,))), rate * _rows(res.v, d))
             for t, rate, (x, res) in zip(times, self.rates, steps, strict=True)
         ]
 
@@ -272,14 +278,17 @@ class Filled(NamedTuple):
         Straight lines to the partners of their first step, where they were asked for.
     held_out : list of (Problem, Steps)
         Flows that no network is trained on.
+    examples : list of Example
+        Inputs and target of a network along flows that no network is trained on.
     refresh : callable
-        To be called before each draw: replaces the oldest flow, every so many calls.
+        To be called before each draw: replaces the oldest flows, every so many calls.
     """
 
     scheme: Scheme
     pool: TrajectoryPool
     lines: Lines | None
     held_out: list[tuple[Problem, Steps]]
+    examples: list[Example]
     refresh: Callable[[], None]
 
     def velocities(self, size: int, rng: np.random.Generator) -> Example:
@@ -294,11 +303,6 @@ class Filled(NamedTuple):
             raise ValueError("the pool was filled without lines; give fill a lines_rng.")
         self.refresh()
         return self.lines.draw(size, rng)
-
-    @property
-    def examples(self) -> list[Example]:
-        """Inputs and target of a network along the flows held out."""
-        return [example for held in self.held_out for example in self.scheme.examples(*held)]
 
     def unseen_lines(self, rng: np.random.Generator) -> Lines:
         """Return straight lines of the flows held out."""
@@ -361,19 +365,41 @@ def fill(
     pool.keep(done * K)
 
     def add(problems: Iterable[Problem]) -> Iterator[tuple[float, bool]]:
-        return (_add(p, scheme, pool, lines) for p in flow.stacks(map(scheme.moved, problems), scheme.solve))
+        return (_add(scheme.moved(p), scheme, pool, lines) for p in problems)
 
     def refresh() -> None:
-        if training.refill_every and next(calls) % training.refill_every == 0:
-            for certificate in add(next(drawn)):
+        if training.refill_every and next(calls) % (_TOGETHER * training.refill_every) == 0:
+            for certificate in add(together(itertools.islice(drawn, _TOGETHER), scheme.solve)):
                 settle(*certificate, scheme.solve)
 
     minibatches = (found for _, found in zip(progress(range(n_batches)), itertools.chain([first], drawn), strict=False))
-    problems = itertools.chain.from_iterable(minibatches)
-    collections.deque(add(_after(done, problems)), 0)
+    collections.deque(add(_after(done, together(minibatches, scheme.solve))), 0)
     settle(pool.error, pool.converged, scheme.solve)
     calls, held_out = itertools.count(), [p for minibatch in apart for p in unpaired(minibatch)]
-    return Filled(scheme, pool, lines, [(p, scheme.follow(scheme.moved(p))) for p in held_out], refresh)
+    flows = [(p, scheme.follow(scheme.moved(p))) for p in held_out]
+    others = (
+        [p for p in together(itertools.islice(drawn, LEAST), scheme.solve) if p.is_together]
+        if n_batches >= LEAST
+        else []
+    )
+    followed = [(p, scheme.follow(scheme.moved(p))) for p in others if p.is_together] or flows
+    unseen = [example for other in followed for example in scheme.examples(*other)]
+    return Filled(scheme, pool, lines, flows, unseen, refresh)
+
+
+def together(minibatches: Iterable[list[Problem]], solve: Solver) -> Iterator[Problem]:
+    """Yield the problems of minibatches, those of one kind of 16 as one stack, whose mean field is followed.
+
+    Minibatches whose problems differ in size are followed each by itself, and so are fewer than four.
+    """
+    source = iter(minibatches)
+    while group := list(itertools.islice(source, _TOGETHER)):
+        kinds = list(zip(*group, strict=True)) if len({len(problems) for problems in group}) == 1 else []
+        are_alike = all(flow.alike(p, kind[0]) and len(p.x) * len(p.y) > 1 for kind in kinds for p in kind)
+        if len(group) >= LEAST and kinds and are_alike:
+            yield from (flow.stacked(list(kind))._replace(is_together=True) for kind in kinds)
+        else:
+            yield from flow.stacks(itertools.chain.from_iterable(group), solve)
 
 
 def _after(n: int, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -381,7 +407,12 @@ def _after(n: int, problems: Iterable[Problem]) -> Iterator[Problem]:
     for p in problems:
         if n <= 0:
             yield p
-        n -= len(p.x)
+        n -= math.prod(p.x.shape[:-1])
+
+
+def _rows(x: Array, d: int) -> np.ndarray:
+    """Return the first d coordinates of points (…, n, d + l) as NumPy rows."""
+    return to_numpy(x)[..., :d].reshape(-1, d)
 
 
 def unpaired(minibatch: list[Problem]) -> list[Problem]:

@@ -26,7 +26,7 @@ class Training:
         The optimiser's largest learning rate; over the last 40 % of the steps it falls to zero.
     optimiser : {"adam", "muon"}
         Muon moves the matrices of a network, all but the last, by steps of equal size in every direction, and Adam the
-        rest. It learns more in a step, which takes longer.
+        rest; a network with convolutions is Adam's alone. It learns more in a step, which takes longer.
     batch_size : int
         Rows of one optimisation step.
     ema_decay : float
@@ -77,7 +77,7 @@ class Training:
     """
 
     learning_rate: float = 5e-3
-    optimiser: Literal["adam", "muon"] = "adam"
+    optimiser: Literal["adam", "muon"] = "muon"
     batch_size: int = 256
     ema_decay: float = 0.999
     clip: float = float("inf")

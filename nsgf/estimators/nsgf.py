@@ -23,8 +23,8 @@ from nsgf.training import Training
 class NSGF(BaseFlow):
     """Neural Sinkhorn gradient flow: transport from a source sample to a target sample.
 
-    Minibatches of particles are moved by the Sinkhorn gradient flow, a network is matched to their velocities, and new
-    points follow the network in `n_steps` function evaluations.
+    Minibatches of particles are moved by the Sinkhorn gradient flow, each along the average of what many minibatches
+    say, a network is matched to their velocities, and new points follow the network in `n_steps` function evaluations.
 
     Parameters
     ----------
@@ -37,7 +37,9 @@ class NSGF(BaseFlow):
     batch_size : int
         Particles of one minibatch flow. Larger is less biased; a solve costs O(batch_size²).
     n_batches : int
-        Minibatch flows in the pool.
+        Minibatch flows in the pool. 16 at a time move together, by the average of their velocities, in which the self
+        term is as far from the particle itself as keeps the spread (:mod:`nsgf.mean_field`); fewer than four of equal
+        size move each by itself, as in the paper.
     network : "mlp", "unet" or torch module
         The field, called as ``network(x, t)`` on rows (n, d) or images (n, …), with times (n,). Features come with
         a variance of about one. ``"mlp"`` has 3 hidden layers of 256 units; ``"unet"`` is
@@ -45,7 +47,7 @@ class NSGF(BaseFlow):
         that they stand for; :class:`nsgf.networks.OnImages` does that for a network of your own. A module comes with
         first weights of its own: set torch's seed before you make it.
     max_iter : int
-        Optimisation steps of the network.
+        Most optimisation steps of the network; a pool of few rows is worth fewer (`Training.steps`).
     training : Training, optional
         The habits of the optimiser, such as ``Training(learning_rate=1e-3, batch_size=256)``, and the directory in
         which pool and checkpoints are kept. ``set_params(training__learning_rate=1e-3)`` sets one of them.
@@ -83,7 +85,8 @@ class NSGF(BaseFlow):
         that of two independent minibatches' velocities, say why not. ``"max_error"`` and ``"converged"``: the largest
         error of a velocity in the pool, and whether all converged. The guide, "Reading the report", has all of them.
     n_iter_ : int
-        Optimisation steps done: `max_iter`, unless Ctrl-C or `training.patience` ended the training.
+        Optimisation steps done: eight passes over the pool, 500 at least, and no more than `max_iter`, unless Ctrl-C or
+        `training.patience` ended the training.
     n_steps_, flow_time_ : int and float
         The steps that the field was trained on, and their total length, `n_steps` times `step_size`.
     classes_ : tuple, or None
@@ -119,12 +122,12 @@ class NSGF(BaseFlow):
 
     blur: float | str = "auto"
     _: dataclasses.KW_ONLY
-    n_steps: int = 5
+    n_steps: int = 3
     step_size: float = 1.0
-    batch_size: int = 1024
+    batch_size: int = 512
     n_batches: int = 32
     network: str | nn.Module = "mlp"
-    max_iter: int = 6000
+    max_iter: int = 1500
     training: Training | None = None
     solver: Solver | str = "auto"
     encoder: Any = None
@@ -155,9 +158,10 @@ class NSGF(BaseFlow):
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         pooled = learning.filled(self, task, self.n_steps, rng)
         filled, size = pooled.filled, habits(self).batch_size
-        net = self._networks(task, seed=int(rng.integers(2**31)))["field_"]
+        net, n_iter = self._networks(task, seed=int(rng.integers(2**31)))["field_"], int(self.max_iter)
+        n_iter = habits(self).steps(n_iter, len(filled.pool))
         net, history = learning.trained(
-            self, "field_", net, lambda rng: filled.velocities(size, rng), rng, self.max_iter, filled.examples
+            self, "field_", net, lambda rng: filled.velocities(size, rng), rng, n_iter, filled.examples
         )
         report = diagnostics.report(net, filled)
         history = {"pool_seconds": pooled.seconds} | history

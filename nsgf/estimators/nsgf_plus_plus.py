@@ -111,7 +111,7 @@ n_features_in_, feature_names_in_
     random_state: RandomState = None
     verbose: int = 0
 
-    _habits: ClassVar[Training] = Training(optimiser="muon", ema_decay=0.98)
+    _habits: ClassVar[Training] = Training(ema_decay=0.98)
     _asked: ClassVar[tuple[str, ...]] = ("n_steps",)
     field_ = Fitted[nn.Module](lambda self: self._learnt.networks["field_"])
     straight_field_ = Fitted[nn.Module](lambda self: self._learnt.networks["straight_field_"])

@@ -89,7 +89,7 @@ n_features_in_, feature_names_in_
     _: dataclasses.KW_ONLY
     batch_size: int = 896
     network: str | nn.Module = "mlp"
-    max_iter: int = 1500
+    max_iter: int = 1000
     training: Training | None = None
     solver: Solver | str = "auto"
     features: Features | None = None
@@ -98,7 +98,7 @@ n_features_in_, feature_names_in_
     random_state: RandomState = None
     verbose: int = 0
 
-    _habits: ClassVar[Training] = Training(optimiser="muon", ema_decay=0.98)
+    _habits: ClassVar[Training] = Training(ema_decay=0.98)
     field_ = Fitted[nn.Module](lambda self: self._learnt.networks["field_"])
 
     @property
