@@ -23,6 +23,7 @@ from nsgf.estimators.chase import Chase
 from nsgf.estimators.parameters import Fitted, RandomState, habits
 from nsgf.field import Clock, Field
 from nsgf.learnt import Learnt
+from nsgf.matching import Example
 from nsgf.pool import Lines
 from nsgf.solvers import Solver
 from nsgf.task import Task
@@ -149,22 +150,22 @@ n_features_in_, feature_names_in_
         }
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
-        nets, n_iters = self._networks(task, seed=int(rng.integers(2**31))), _both(self.max_iter)
-        made, size = chase.learnt(self, task, nets["field_"], rng, n_iters[0]), habits(self).batch_size
+        n_iters, size, name = _both(self.max_iter), habits(self).batch_size, "straight_field_"
+        made = chase.learnt(self, task, self._new("field_", task, rng), rng, n_iters[0])
         lines, others = (self._lines(made.chase, n, rng) for n in (int(self.n_batches), 1))
         held_out = [others.draw(size, rng) for _ in range(_VALIDATION_BATCHES)]
-        straight, history = learning.trained(
-            self,
-            "straight_field_",
-            nets["straight_field_"],
-            lambda rng: lines.draw(size, rng),
-            rng,
-            n_iters[1],
-            held_out,
-        )
+        net = self._new(name, task, rng)  # of a seed that tells what the map has drawn: a checkpoint is of one map
+
+        def draw(rng: np.random.Generator) -> Example:
+            return lines.draw(size, rng)
+
+        straight, history = learning.trained(self, name, net, draw, rng, n_iters[1], held_out)
         n_iter = len(made.history["loss"]) + len(history["straight_loss"])
         found = {"field_": made.net, "straight_field_": straight}
         return Learnt(found, made.history | history, made.report, n_iter, made.blur, Clock(1, 1.0))
+
+    def _new(self, name: str, task: Task, rng: np.random.Generator) -> nn.Module:
+        return self._networks(task, seed=int(rng.integers(2**31)))[name]
 
     def _lines(self, made: Chase, n: int, rng: np.random.Generator) -> Lines:
         """Return the straight lines of n minibatches, to the partners of what phase 1 makes."""
