@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 from tolerances import FLOAT32, NETWORK
 
-from nsgf import NSGFPlusPlus, Training, WFlow, metrics, ode, spread
+from nsgf import NSGFPlusPlus, Training, metrics, ode, spread
 from nsgf.estimators.nsgf_plus_plus import _turned
 from nsgf.field import Field
 from nsgf.pool import Lines
@@ -31,12 +31,6 @@ def test_two_phases_arrive_near_the_target(fitted):
     x, y = samples(500, seed=1)
     floor = metrics.wasserstein(samples(500, seed=2)[1], y)
     assert metrics.wasserstein(fitted.transform(x), y) < 2 * floor < metrics.wasserstein(x, y)
-
-
-def test_the_first_phase_is_the_map_of_w_flow(fitted):
-    alone = WFlow(**{k: v for k, v in TWO.items() if k not in ("n_steps", "n_batches")}).fit(*samples())
-    np.testing.assert_array_equal(fitted.history_["loss"], alone.history_["loss"])
-    assert fitted.report_["velocity"] == alone.report_["velocity"]
 
 
 def test_samples_enter_the_second_phase_on_the_line_to_what_the_first_makes(fitted):

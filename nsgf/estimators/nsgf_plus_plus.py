@@ -151,7 +151,9 @@ n_features_in_, feature_names_in_
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         n_iters, size, name = _both(self.max_iter), habits(self).batch_size, "straight_field_"
-        made = chase.learnt(self, task, self._new("field_", task, rng), rng, n_iters[0])
+        made = chase.learnt(
+            self, task, self._new("field_", task, rng), rng, n_iters[0], pull=0.0
+        )  # phase 2 takes it away
         lines, others = (self._lines(made.chase, n, rng) for n in (int(self.n_batches), 1))
         held_out = [others.draw(size, rng) for _ in range(_VALIDATION_BATCHES)]
         net = self._new(name, task, rng)  # of a seed that tells what the map has drawn: a checkpoint is of one map
