@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,6 +177,11 @@ class Lines:
     def __init__(self, pool: TrajectoryPool, rng: np.random.Generator) -> None:
         self._pool, self._rng = pool, rng
 
+    @classmethod
+    def of(cls, problems: Sequence[Problem], rng: np.random.Generator, max_bytes: int | None = None) -> "Lines":
+        """Return room for the lines of these problems, in memory."""
+        return cls(_pool_of(problems[0], sum(len(p.x) for p in problems), None, max_bytes), rng)
+
     def __len__(self) -> int:
         return len(self._pool)
 
@@ -301,8 +306,7 @@ class Filled(NamedTuple):
 
     def unseen_lines(self, rng: np.random.Generator) -> Lines:
         """Return straight lines of the flows held out."""
-        problem, _ = self.held_out[0]
-        lines = Lines(_pool_of(problem, sum(len(p.x) for p, _ in self.held_out), None, None), rng)
+        lines = Lines.of([p for p, _ in self.held_out], rng)
         for p, (first, *_) in self.held_out:
             lines.add(*first, p.c, p.n_fixed)
         return lines

@@ -630,22 +630,17 @@ def of_models(draw):
     """Draw a question to a model that is fitted."""
     kind, what = (
         draw(st.sampled_from(MODELS)),
-        draw(st.sampled_from(["transform", "transform", "trajectory", "sample", "score", "predict_time"])),
+        draw(st.sampled_from(["transform", "transform", "trajectory", "sample", "score"])),
     )
     if sometimes(draw, 60):
         kind = "unfitted"
-    what = "transform" if what == "predict_time" and kind != "two phases" else what
     X = (
         draw(pictures())
         if kind == "images"
         else draw(samples((draw(st.sampled_from([1, 2, 5, 20])), 2) if not sometimes(draw, 6) else None))
     )
     n = length_of(X.given)
-    others = (
-        draw(some({k: v for k, v in ASKED.items() if k[0] != "t" or kind in ("course", "dates")}, 2))
-        if what != "predict_time"
-        else {}
-    )
+    others = draw(some({k: v for k, v in ASKED.items() if k[0] != "t" or kind in ("course", "dates")}, 2))
     n = draw(st.sampled_from([1, 3, 10])) if what == "sample" else n
     if kind[:3] in ("lab", "alw", "num") or sometimes(draw, 12):
         good = {**labels(max(n, 3)), **numbers(max(n, 3))} if n else {}
@@ -681,7 +676,7 @@ def of_models(draw):
 MOMENTS = [0, 1.0, 1e-12, 5e9, "2", DAY, np.datetime64("2025-01-01"), float("nan"), None, pd.Timestamp("2024-03-01")]
 COURSES = [[0, 1], [0.0, 3.5], [DAY, DAY + datetime.timedelta(1)]]
 KINDS = ["plain", "plain", "noise", "known", "known", "pairs", "course", "images"]
-TWO_PHASES = PARAMETERS | {"n_steps": [(1, 2), (2, 1), 2], "max_iter": [(1, 1, 2), 2]}
+TWO_PHASES = PARAMETERS | {"max_iter": [(1, 2), 2]}
 
 
 def conditions(draw, n, m):

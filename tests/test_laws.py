@@ -34,7 +34,7 @@ QUICK = {"random_state": 0, "device": "cpu", "n_batches": 2, "batch_size": 64, "
 QUICK |= {"network": "mlp", "solver": "auto", "training": Training(batch_size=64)}
 LEAVES = {  # their quick parameters, and one that is refused
     NSGF: (QUICK | {"n_steps": 2}, {"max_iter": 0}),
-    NSGFPlusPlus: (QUICK | {"n_steps": (2, 3)}, {"max_iter": (1, 1)}),
+    NSGFPlusPlus: (QUICK | {"n_steps": 3}, {"max_iter": (1, 1, 1)}),
     WFlow: ({k: v for k, v in QUICK.items() if k != "n_batches"}, {"max_iter": 0}),
     SinkhornFlow: (
         {"random_state": 0, "device": "cpu", "n_points": 64, "n_steps": 2, "solver": "auto"},
@@ -44,6 +44,7 @@ LEAVES = {  # their quick parameters, and one that is refused
 }
 REFUSED = [  # tasks that a leaf does not know
     (NSGFPlusPlus, "course"),
+    (NSGFPlusPlus, "pairs"),
     (WFlow, "pairs"),
     (SinkhornFlow, "pairs"),
     (MeanFlow, "course"),
@@ -136,11 +137,11 @@ def test_evaluations_are_counted_as_made(leaf, name):
     with pytest.MonkeyPatch.context() as patch:
         for field in {type(getattr(model, k)) for k in dir(leaf) if k.endswith("field_")}:
             patch.setattr(field, "__call__", lambda *given, call=field.__call__: calls.append(1) or call(*given))
-        twice = 1 if leaf is WFlow else 2  # its guidance is an input
-        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, twice)) if task.y is not None else ((0.0, 1), (1.0, 1)):
+        once = {WFlow: model.n_evaluations, NSGFPlusPlus: 1}.get(leaf, 0)  # of a map, to which guidance is an input
+        for guidance, times in ((0.0, 1), (1.0, 1), (1.5, 2)) if task.y is not None else ((0.0, 1), (1.0, 1)):
             calls.clear()
             model.transform(task.x, task.y, guidance=guidance)
-            assert len(calls) == times * model.n_evaluations
+            assert len(calls) == once + times * (model.n_evaluations - once)
 
 
 @every_leaf_and_task
@@ -185,7 +186,7 @@ def test_translations_of_either_sample_translate_the_result(leaf, name, spreads)
     # the data's own rounding, 1e-8 spreads at 1e8, can end a solve sooner, within its tolerance of 1e-2, and so change
     # partners of lines
     atol = 1e-2 if spreads == 1e8 else 1e-3
-    atol = {(NSGFPlusPlus, "pairs", 1e8): 0.05, (SinkhornFlow, "numbers", 1e8): 0.2}.get((leaf, name, spreads), atol)
+    atol = {(SinkhornFlow, "numbers", 1e8): 0.2}.get((leaf, name, spreads), atol)
     np.testing.assert_allclose(arrived, given["transform"], rtol=0, atol=atol * model.scale_)
     for figure in ("width", "mmd2", "regression_gap") if model.report_.keys() > {"regression_gap"} else ("width",):
         assert moved.report_[figure] == pytest.approx(model.report_[figure], abs=0.01)

@@ -65,6 +65,7 @@ class BaseFlow(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, abc.ABC):
     )
 
     _habits: ClassVar[Training] = Training()  # where `training` is None
+    _asked: ClassVar[tuple[str, ...]] = ()  # parameters that change what is made, and nothing learnt
 
     random_state: RandomState
     _task: Task

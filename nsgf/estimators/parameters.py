@@ -180,9 +180,10 @@ def habits(model: Any) -> Training:
 def key_of(model: Any, fingerprint: bytes) -> str:
     """Return what tells the training of an estimator from one of other data or parameters."""
     parameters = model.get_params(deep=False)
-    meant = {k: v for k, v in parameters.items() if k not in _NOT_LEARNT} | {"class": type(model).__name__}
+    left_out = {*_NOT_LEARNT, *getattr(model, "_asked", ())}
+    meant = {k: v for k, v in parameters.items() if k not in left_out} | {"class": type(model).__name__}
+    meant["n_steps"] = int(meant.get("n_steps", 0))
     meant["training"] = dataclasses.replace(habits(model), directory=None, pool_bytes=None, checkpoint_every=1)
-    meant["n_steps"] = int(np.ravel(parameters.get("n_steps", 0))[0])  # those of a second phase change nothing learnt
     if isinstance(model.random_state, int | np.integer):
         meant["random_state"] = int(model.random_state)
     form = _io.pack("parameters", meant, {}, _described)

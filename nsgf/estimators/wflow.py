@@ -1,51 +1,23 @@
-r"""WFlow: a map in one evaluation, whose outputs are moved along their own velocity while it is trained.
+"""WFlow: a map in one evaluation, whose outputs are moved along their own velocity while it is trained."""
 
-A network G makes points of the law q, which is to become the target's law p. At each step of the training two
-independent batches of them are moved, each with the other as its self term, and the network follows:
-
-.. math::
-    V(x) = T_{qp}(x) - T_{qq'}(x), \qquad \min_\theta \; \mathbb{E}\, |G_\theta(z) - \mathrm{sg}(G_\theta(z) + V)|^2
-
-(W-Flow, arXiv 2605.11755), with sg for what is held fixed. At q = p both terms have one law, so that the mean velocity
-vanishes, whatever the batches' size and the blur. The velocity at w times more guidance than none is
-
-.. math::  V = V_\varnothing + (1 + w)\,(V_c - V_\varnothing)
-
-of the target's rows of the condition c and of any; the network is told w and learns the laws of all w at once.
-"""
-
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nsgf import _checks, matching, networks
-from nsgf._arrays import on_device, pick_device, to_numpy
-from nsgf.conditions import UNKNOWN
-from nsgf.estimators import learning
+from nsgf import _checks, networks
+from nsgf._arrays import pick_device
+from nsgf.estimators import chase, learning
 from nsgf.estimators.base import Ask, BaseFlow
+from nsgf.estimators.chase import Features
 from nsgf.estimators.parameters import Fitted, RandomState, habits
 from nsgf.field import Clock, Field, follow
 from nsgf.learnt import Learnt
-from nsgf.matching import Example
-from nsgf.minibatches import Problem
-from nsgf.sinkhorn import deviation, pick_blur, settle
-from nsgf.solvers import Sinkhorn, Solver, pick_solver
+from nsgf.solvers import Solver
 from nsgf.task import Task
 from nsgf.training import Training
-from nsgf.twins import twin_velocities
-
-_SOLVER = Sinkhorn(tol=0.1)  # of a velocity: the noise of a batch is ten times that, and a step follows it once
-_MOST, _POWER = 4.0, -4.0  # guidance 1 + w is drawn from [1, most], with a density of its power of -5
-_NONE = 0.5  # of the draws, w is 0: what is asked for most
-_TRIALS = 4  # minibatches, on which the report measures velocities
-_FARTHEST = 1e6  # spreads, of what a network makes
-_ROWS = 1024  # of the target, on which the spread of features is measured
-Features = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -153,190 +125,15 @@ n_features_in_, feature_names_in_
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         net = self._networks(task, seed=int(rng.integers(2**31)))["field_"]
-        chase = _Chase(self, task, _Made(net, task, self.features, pick_device(self.device)), rng)
-        made, history = learning.trained(self, "field_", chase.made, chase, rng, self.max_iter)
-        chase.made = cast(_Made, made)
-        report = chase.measured(rng) | {"max_error": chase.error, "converged": chase.converged}
-        settle(chase.error, chase.converged, chase.solve)
-        found, clock = {"field_": chase.made.net}, Clock(1, 1.0, task.frame.times)
-        return Learnt(found, history, report, len(history["loss"]), chase.blur * chase.made.unit, clock)
+        made = chase.learnt(self, task, net, rng, self.max_iter, self.features)
+        n_iter, clock = len(made.history["loss"]), Clock(1, 1.0, task.frame.times)
+        return Learnt({"field_": made.net}, made.history, made.report, n_iter, made.blur, clock)
 
     def _path(self, x: np.ndarray, c: np.ndarray | None, ask: Ask) -> Iterator[np.ndarray]:
         field, is_plain = Field(self.field_, pick_device(self.device)), self._task.source.x is None
-        w, known = _told(c, ask.guidance)
-
-        def displacement(x: np.ndarray, t: float) -> np.ndarray:
-            made = field(x, t if c is None else w, *known)
-            return made - x if is_plain else made
-
+        displacement = chase.displacement(field, c, ask.guidance, is_plain)
         return follow(displacement, x, self._learnt.clock, 1, ask.span)
 
     def _gone(self, n: int, ask: Ask) -> np.ndarray:
         clock = self._learnt.clock
         return clock.gone(clock.times(1, ask.span))
-
-
-def _told(c: np.ndarray | None, guidance: float) -> tuple[float, tuple[np.ndarray, ...]]:
-    """Return what a network is told of the guidance, from 0 to 1, and of the conditions."""
-    if c is None:
-        return 0.0, ()
-    if not (guidance == 0 or 1 <= guidance <= _MOST):
-        raise ValueError(
-            f"guidance={guidance!r} is none that WFlow was trained with: 0 for the law without conditions, or from 1 "
-            f"to {_MOST:g}. NSGF takes any."
-        )
-    return (max(guidance, 1.0) - 1.0) / (_MOST - 1.0), (c if guidance else np.zeros_like(c),)
-
-
-class _Made(nn.Module):
-    """What a network makes, as distances are measured: in features, or else in units, of a spread of √d either way."""
-
-    def __init__(self, net: nn.Module, task: Task, features: Features | None, device: str) -> None:
-        super().__init__()
-        self.net, self.is_plain, self.unit = net, task.source.x is None, task.frame.scale
-        self.frame, self.shape = task.frame, task.shape
-        if isinstance(features, nn.Module):
-            features = copy.deepcopy(features).to(device).eval().requires_grad_(False)
-        self.features = (features,)  # in a tuple: no part of what is trained
-        if features is not None:
-            self.unit, rows = 1.0, task.target.rows[:_ROWS]
-            self.unit = deviation(self.of_rows(rows, device)) / deviation(rows)
-
-    def forward(self, z: Tensor, t: Tensor, *c: Tensor) -> Tensor:
-        """Return what is made of z (n, d), as (n, k)."""
-        made = self.net(z, t, *c)
-        return self.seen(made if self.is_plain else z + made)
-
-    def seen(self, x: Tensor) -> Tensor:
-        """Return points (n, d) of the target, in units, as (n, k)."""
-        (features,), frame = self.features, self.frame
-        if features is None:
-            return x
-        data = x * frame.scale + torch.as_tensor(frame.origin(1.0), dtype=x.dtype, device=x.device)
-        return features(data.reshape(len(x), *self.shape)).flatten(1) / self.unit
-
-    @torch.inference_mode()
-    def of_rows(self, x: np.ndarray, device: str) -> np.ndarray:
-        """Return the same of NumPy rows."""
-        return x if self.features == (None,) else self.seen(torch.from_numpy(x).to(device)).cpu().numpy()
-
-
-class _Chase:
-    """What the network is to reach: what it makes, moved along its velocity; with the certificate of all velocities."""
-
-    def __init__(self, model: WFlow, task: Task, made: _Made, rng: np.random.Generator) -> None:
-        self.task, self.made, self.n, self.device = task, made, int(model.batch_size), pick_device(model.device)
-        self.solve: Solver = _SOLVER if model.solver == "auto" else pick_solver(model.solver)
-        self.dropout, self.d = habits(model).condition_dropout, task.frame.origins.shape[1]
-        self.error, self.converged = 0.0, True
-        ys = np.concatenate([self._targets(p)[:, : p.y.shape[1] - p.n_fixed] for p in self.problems(rng)])
-        self.blur = pick_blur(model.blur if isinstance(model.blur, str) else float(model.blur) / made.unit, ys, ys)
-
-    def __call__(self, rng: np.random.Generator) -> Example:
-        """Return the inputs of one step (z, t) or (z, t, c), and its target."""
-        problems = self.problems(rng)
-        ws = [_drawn_guidance(p, rng) for p in problems]
-        inputs, made = self._makes(problems, ws)
-        clouds = [_lifted(x, p.x, self.d) for x, p in zip(made, problems, strict=True)]
-        vs = self._velocities(clouds, [self._targets(p) for p in problems])
-        vs = [v[:, : x.shape[1]] for v, x in zip(vs, made, strict=True)]
-        if guided := [k for k, w in enumerate(ws) if w.any()]:
-            anyone = [self.made.of_rows(self.task.target.draw(len(problems[k].y), rng), self.device) for k in guided]
-            free = self._velocities([made[k] for k in guided], anyone)
-            for k, v in zip(guided, free, strict=True):
-                vs[k] = v + (1.0 + ws[k][:, None]) * (vs[k] - v)
-        return inputs, np.concatenate([x + v for x, v in zip(made, vs, strict=True)])
-
-    def problems(self, rng: np.random.Generator) -> list[Problem]:
-        """Draw a minibatch anew, so that a training that is gone on with draws the same; of even sizes."""
-        drawn = next(self.task.minibatches(self.n, rng, "auto", self.solve, self.dropout))
-        return [p._replace(x=_even(p.x), y=_even(p.y), c=None if p.c is None else _even(p.c)) for p in drawn]
-
-    def measured(self, rng: np.random.Generator) -> dict[str, float]:
-        """Return the velocity of quarters of batches, and that of the target in their place, in spreads."""
-        squares: list[list[np.ndarray]] = [[], [], []]
-        for problems in (self.problems(rng) for _ in range(_TRIALS)):
-            _, made = self._makes(problems, [np.zeros(len(p.x)) for p in problems])
-            for p, x in zip(problems, made, strict=True):
-                x, y, k = _lifted(x, p.x, self.d), self._targets(p), min(len(p.x), len(p.y)) // 4
-                if not k:
-                    continue
-                for found, z in zip(squares, (x[: 2 * k], y[2 * k : 4 * k]), strict=False):
-                    found += [(v[:, : x.shape[1]] ** 2).sum(axis=1) for v in self._velocities([z], [y[: 2 * k]])]
-                squares[2].append(((y - y.mean(axis=0)) ** 2).sum(axis=1))
-        velocity, floor, spread = (float(np.concatenate([*z, np.zeros(1)]).mean()) ** 0.5 for z in squares)
-        return {"velocity": velocity / (spread or 1.0), "velocity_floor": floor / (spread or 1.0)}
-
-    def _makes(self, problems: list[Problem], ws: list[np.ndarray]) -> tuple[tuple[np.ndarray, ...], list[np.ndarray]]:
-        """Return the inputs of the network, and what it makes of them for each problem, without a gradient."""
-        t = [
-            np.full(len(p.x), p.span[0]) if p.c is None else w / (_MOST - 1.0)
-            for p, w in zip(problems, ws, strict=True)
-        ]
-        columns = [[p.x[:, : self.d] for p in problems], t]
-        if problems[0].c is not None:
-            columns.append([p.c for p in problems])
-        inputs = tuple(np.concatenate(z).astype(np.float32) for z in columns)
-        mode = self.made.training
-        made = matching.evaluate(self.made.eval(), *inputs)
-        self.made.train(mode)
-        if not np.abs(made).max() < _FARTHEST:
-            raise FloatingPointError(
-                f"the loss is no more to be trusted: the network makes points up to {np.abs(made).max():.2g} spreads "
-                "away. Lower the learning rate or clip gradients, training=Training(learning_rate=1e-3, clip=1.0)."
-            )
-        return inputs, np.split(made, np.cumsum([len(p.x) for p in problems])[:-1])
-
-    def _targets(self, p: Problem) -> np.ndarray:
-        return _lifted(self.made.of_rows(p.y[:, : self.d], self.device), p.y, self.d)
-
-    def _velocities(self, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the velocities of clouds of even size, the halves of each with the other; of one size at once."""
-        alike: dict[Any, list[int]] = {}
-        for k, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            alike.setdefault((x.shape, y.shape), []).append(k)
-        found: list[np.ndarray] = list(xs)
-        for which in alike.values():
-            x, y = (on_device(np.stack([z[k] for k in which]), self.device) for z in (xs, ys))
-            (A, B), (Y_A, Y_B) = (np.split(z, 2, axis=1) for z in (x, y))
-            twins = twin_velocities(A, B, Y_A, Y_B, self.blur, self.solve)
-            self.error, self.converged = max(self.error, twins.error), self.converged and twins.converged
-            if self.solve.on_unconverged == "raise":
-                settle(self.error, self.converged, self.solve)
-            v, own = (
-                np.concatenate([to_numpy(z) for z in both], axis=1)
-                for both in ((twins.v, twins.v_other), (twins.own, twins.own_other))
-            )
-            v = v - _pull(to_numpy(x), to_numpy(y)) * (to_numpy(x) - own)
-            for k, v_k in zip(which, v, strict=True):
-                found[k] = v_k
-        return found
-
-
-def _pull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return 1 − λ of stacked clouds (k, n, d) and targets (k, m, d): twice the excess of variance, ½ at most.
-
-    Rows of the target come again while those that the network makes are always new, which widens what it makes; so the
-    self term is T_xx′ by λ, and the point itself by 1 − λ.
-    """
-    wide, wanted = (((z - z.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).mean(axis=1) for z in (x, y))
-    return np.clip(2.0 * (wide / np.maximum(wanted, 1e-30) - 1.0), 0.0, 0.5)[:, None, None]
-
-
-def _drawn_guidance(p: Problem, rng: np.random.Generator) -> np.ndarray:
-    """Draw w for the rows of a problem, one for all whose condition is known; 0 without conditions."""
-    if p.c is None or p.label == UNKNOWN or rng.random() < _NONE:
-        return np.zeros(len(p.x))
-    u = rng.random()
-    w = (1.0 + u * (_MOST**_POWER - 1.0)) ** (1.0 / _POWER) - 1.0
-    return w * p.c.any(axis=1)
-
-
-def _lifted(x: np.ndarray, as_drawn: np.ndarray, d: int) -> np.ndarray:
-    """Return points with the further coordinates that they were drawn with, those after the first d."""
-    return np.concatenate([x, as_drawn[:, d:]], axis=1)
-
-
-def _even(z: np.ndarray) -> np.ndarray:
-    """Return rows of an even number: without the last, or the only one twice."""
-    return z[: len(z) // 2 * 2] if len(z) > 1 else np.repeat(z, 2, axis=0)
