@@ -25,6 +25,8 @@ class Twins(NamedTuple):
     ----------
     v, v_other : arrays of shape (…, n, d) and (…, k, d)
         Velocities of the points of either batch.
+    own, own_other : arrays of the same shapes
+        Their self terms T_xx′(x) and T_x′x(x′).
     error : float
         The largest of the marginal errors and of the relative errors of the velocities, as of :class:`nsgf.Velocity`.
     converged : bool
@@ -33,6 +35,8 @@ class Twins(NamedTuple):
 
     v: Array
     v_other: Array
+    own: Array
+    own_other: Array
     error: float
     converged: bool
 
@@ -79,7 +83,9 @@ def twin_velocities(x: Array, x_other: Array, y: Array, y_other: Array, blur: fl
     if not res.converged:  # T − x, to which errors were relative, is longer than the velocity
         found = _solved(_again(posed, found, eps), eps, solve)
         res = _velocities(found, eps, solve.tol)
-    return res._replace(v=res.v.reshape(x.shape), v_other=res.v_other.reshape(x_other.shape))
+    v, own = (z.reshape(x.shape) for z in (res.v, res.own))
+    v_other, own_other = (z.reshape(x_other.shape) for z in (res.v_other, res.own_other))
+    return Twins(v, v_other, own, own_other, res.error, res.converged)
 
 
 class _Posed(NamedTuple):
@@ -150,14 +156,15 @@ def _velocities(solved: list[_Found], eps: float, tol: float) -> Twins:
     """Return both velocities, with the certificate of the worst of all problems."""
     cross, cross_other, own = solved
     xp = namespace(own.T)
+    back = own.back(eps)
     v = (cross.T - own.T) + (cross.y_mean - own.y_mean)
-    v_other = (cross_other.T - own.back(eps)) + (cross_other.y_mean - own.x_mean)
+    v_other = (cross_other.T - back) + (cross_other.y_mean - own.x_mean)
     error, within = max(float(xp.max(z.marginal)) for z in solved), all(bool(xp.all(z.within)) for z in solved)
     for found, w in ((cross, v), (cross_other, v_other)):
         least, most = (eps**0.5 * z for z in units(xp.maximum(found.size, own.size) ** 0.5))
         relative = (found.T_error + own.T_error) / xp.minimum(xp.maximum(rms(w), least), most)
         error = max(error, float(xp.max(relative)))
-    return Twins(v, v_other, error, within and error <= tol)
+    return Twins(v, v_other, own.T + own.y_mean, back + own.x_mean, error, within and error <= tol)
 
 
 def _again(posed: list[_Posed], solved: list[_Found], eps: float) -> list[_Posed]:
