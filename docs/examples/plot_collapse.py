@@ -48,9 +48,11 @@ def carry(z, y, g):
 
 
 for _ in range(5):
-    flows = [sinkhorn_velocity(x, y, blur=blur) for x, y in zip(clouds, targets, strict=True)]
-    ends = [carry(z, y, flow.potentials.g) for y, flow in zip(targets, flows, strict=True)]
-    clouds = [x + flow.v for x, flow in zip(clouds, flows, strict=True)]
+    ends = []
+    for j, (x, y) in enumerate(zip(clouds, targets, strict=True)):
+        flow = sinkhorn_velocity(x, y, blur=blur)
+        ends.append(carry(z, y, flow.potentials.g))
+        clouds[j] = x + flow.v
     z = np.mean(ends, axis=0)  # z + v, with v the mean of T(z) - z
 
 # %%
@@ -85,7 +87,7 @@ for name, model in models.items():
 
 
 def figures(images):
-    """Return precision, recall and relative deviation beside the digits that were held out."""
+    """Return precision, recall and relative deviation beside held-out digits."""
     kinds = metrics.precision_recall(unseen[:512], images)
     return kinds.precision, kinds.recall, spread(images) / spread(unseen)
 
@@ -101,7 +103,8 @@ for ax, (name, images) in zip(top.subplots(1, len(made)), made.items(), strict=T
 panels = bottom.subplots(1, 3, sharey=True)
 names = list(made)[1:]
 places, shades = np.arange(len(names))[::-1], colours[3:4] + colours[:3]
-for ax, title, (floor, *values) in zip(panels, titles, zip(*table.values(), strict=True), strict=True):
+columns = zip(panels, titles, zip(*table.values(), strict=True), strict=True)
+for ax, title, (floor, *values) in columns:
     ax.hlines(places, floor, values, color=shades, linewidth=3, alpha=0.4)
     ax.scatter(values, places, s=90, color=shades, zorder=3)
     ax.axvline(floor, color="black", linestyle="--", linewidth=1)
