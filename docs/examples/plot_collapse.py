@@ -3,8 +3,8 @@ The collapse, and its cure
 ==========================
 
 In two dimensions a Sinkhorn flow of minibatches ends where it should. In 64 it can end too early: what is made looks
-right, each image by itself, and all of them are too much alike. Here the flow of the paper stands beside three ways
-out of that, on digits from noise.
+right, each image by itself, and all of them are too much alike. Here the flow of the paper
+stands beside three ways out of that, on digits from noise.
 """
 
 # %%
@@ -61,11 +61,11 @@ for _ in range(5):
 #
 # `NSGF` moves minibatches by what 16 of them say on average, with a self term that keeps the spread, and its network
 # learns that. `WFlow` has no flow of particles: two batches of what its network makes are each other's self term.
-# `SinkhornFlow` has no network; it keeps one large cloud. The trainings are shorter than by default, to keep the
-# example short.
+# `SinkhornFlow` has no network; it keeps one large cloud. `WFlow` is trained for less time than by default, to keep
+# the example short.
 
 models = {
-    "NSGF": NSGF(max_iter=1000, random_state=0),
+    "NSGF": NSGF(random_state=0),
     "WFlow": WFlow(max_iter=600, batch_size=512, random_state=0),
     "SinkhornFlow": SinkhornFlow(random_state=0),
 }
@@ -121,8 +121,8 @@ for ax, title, (floor, *values) in columns:
 # The mean of minibatches that move by themselves makes digits of which each is plausible, and which are much alike:
 # they vary too little, and most kinds of handwriting are missing. The cause is the self term: a particle that is held
 # off only by itself is drawn to the mean of all the targets that minibatches might have given it, by a pull that no
-# number of minibatches removes (:doc:`/theory`, "The self term"). The others make most kinds, and keep more of the
-# spread. `WFlow` does so in one evaluation.
+# number of minibatches removes (:doc:`/theory`, "The self term"). The others make most kinds. Of `NSGF`, the network
+# smooths away some of the spread that its flow keeps; `WFlow` keeps it, in one evaluation.
 #
 # New digits, or old ones?
 # ------------------------
