@@ -13,7 +13,8 @@ import nsgf
 
 ROOT = Path(__file__).parent.parent
 DOCS, PACKAGE = ROOT / "docs", ROOT / "nsgf"
-PAGES = re.findall(r"^   (\w+)$", (DOCS / "benchmarks" / "index.rst").read_text(), re.MULTILINE)
+LISTED = re.findall(r"^   (\w+)$", (DOCS / "benchmarks" / "index.rst").read_text(), re.MULTILINE)
+PAGES = [page for page in LISTED if page != "leads"]  # which says of what it is made, and that none is to be quoted
 
 
 def named_in_theory():

@@ -57,7 +57,7 @@ ax.legend()
 #
 # The flow descends the Sinkhorn divergence. A step size of 1 moves the whole way that the barycentric maps point to,
 # and smaller ones take many more steps for the same progress. A step size of 1.5 overshoots at first, and only later
-# gets ahead. With the five steps that `NSGF` takes by default, 1 is the best of these.
+# gets ahead. With the three steps that `NSGF` takes by default, 1 is the best of these.
 
 rng = np.random.default_rng(0)
 x, y = datasets.eight_gaussians(400, rng), datasets.moons(400, rng)

@@ -2,8 +2,8 @@
 Reading a report
 ================
 
-What ``report_`` says of four fits of one task: a good one, and three that are bad in the same way for different
-reasons. Here the figures stand beside pictures; in fifty dimensions there are none, and the figures must do.
+What ``report_`` says of four fits of one task: a good one, and three that are bad, each for another reason.
+Here the figures stand beside pictures; in fifty dimensions there are none, and the figures must do.
 """
 
 # %%
@@ -19,15 +19,15 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nsgf import NSGF, Training, datasets, metrics, plots
+from nsgf import NSGF, datasets, metrics, plots
 
 rng = np.random.default_rng(0)
 X_src, X_tgt = datasets.gaussian(3000, rng), datasets.eight_gaussians(3000, rng)
-settings = {"batch_size": 600, "n_batches": 8, "training": Training(batch_size=256), "random_state": 0}
+settings = {"batch_size": 600, "n_batches": 8, "random_state": 0}
 models = {
     "good": NSGF(**settings, max_iter=1500),
     "20 iterations": NSGF(**settings, max_iter=20),
-    "minibatches of 2": NSGF(**settings | {"batch_size": 2, "n_batches": 600}, max_iter=500),
+    "minibatches of 2": NSGF(**settings | {"batch_size": 2, "n_batches": 3000}, max_iter=500),
     "a blur of 5": NSGF(**settings, max_iter=500, blur=5.0, n_steps=1),
 }
 for name, model in models.items():
@@ -37,7 +37,7 @@ for name, model in models.items():
     print(f"{name}:", *[warning.message for warning in caught] or ["no warning"])
 
 # %%
-# All three warnings name one symptom, and each another remedy.
+# Each of the three warnings names another remedy.
 
 X_new, Y_new, Y_other = datasets.gaussian(1000, rng), *datasets.eight_gaussians(2000, rng).reshape(2, 1000, 2)
 made = {name: model.transform(X_new) for name, model in models.items()}
@@ -61,8 +61,8 @@ for entry in [*law, "regression_gap", "minibatch_gap"]:
 #
 # - *Is the law right?* Of each sample 300 rows were held out, for this alone. A discrepancy ``"mmd2"`` within two or
 #   three times its noise is what equal laws would give, and 0.005 is the least ``"p_value"`` that the test can say.
-# - *What is wrong with it?* ``"width"`` is 1 where what is made is as wide as the target. The bad fits are far too
-#   narrow, and so are all their features, which are the misfits.
+# - *What is wrong with it?* ``"width"`` is 1 where what is made is as wide as the target. The bad fits are too narrow,
+#   and the last so much that both features are misfits.
 # - *Why?* In the second, the regression gap is large and the minibatch gap is not: the field has learnt next to
 #   nothing, and wants more training. In the third the minibatch gap is largest: no training helps, larger minibatches
 #   do. In the fourth both are small: the network does what the flow says, and it is the flow that ends in the middle.

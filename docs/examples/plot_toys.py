@@ -11,20 +11,18 @@ Gaussians to two moons, and draws the two things that were learnt: paths and vel
 # Fit
 # ---
 #
-# Both samples are arrays of shape (n, 2). The numbers below are a fraction of the defaults, to keep the example
-# short.
+# Both samples are arrays of shape (n, 2).
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nsgf import NSGF, Training, datasets, metrics, plots, sinkhorn_velocity
+from nsgf import NSGF, datasets, metrics, plots, sinkhorn_velocity
 
 rng = np.random.default_rng(0)
 X_src = datasets.eight_gaussians(4000, rng)
 X_tgt = datasets.moons(4000, rng)
 
-training = Training(batch_size=256)
-model = NSGF(batch_size=512, n_batches=12, max_iter=2500, training=training, random_state=0).fit(X_src, X_tgt)
+model = NSGF(random_state=0).fit(X_src, X_tgt)
 print(f"pool {model.history_['pool_seconds']:.1f} s, training {model.history_['train_seconds']:.1f} s")
 print({name: f"{value:.2g}" for name, value in model.report_.items()})
 
@@ -35,7 +33,7 @@ print({name: f"{value:.2g}" for name, value in model.report_.items()})
 # Transport new points
 # --------------------
 #
-# `trajectory` returns the positions at every step. Five steps are five evaluations of the network.
+# `trajectory` returns the positions at every step. Three steps are three evaluations of the network.
 
 X_new = datasets.eight_gaussians(1000, rng)
 paths = model.trajectory(X_new)
