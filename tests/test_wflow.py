@@ -236,6 +236,25 @@ def test_a_bad_parameter_is_named(parameters, words):
         WFlow(**BARELY | parameters).fit(*samples(50))
 
 
+@pytest.mark.parametrize(
+    ("features", "cause"),
+    [
+        (lambda z: z.sum(dim=1), r"shape \(8,\)"),
+        (lambda z: z.sum(), r"shape \(\)"),
+        (lambda z: z[:3], r"shape \(3, 2\)"),
+        (lambda z: z[:, :0], r"shape \(8, 0\)"),
+        (lambda z: z.detach().numpy(), "ndarray"),
+        (lambda z: z.detach(), "without a gradient"),
+        (lambda z: z.int(), "without a gradient"),
+        (lambda z: z * torch.nan, "all the same, NaN"),
+        (lambda z: 0.0 * z, "all the same, NaN"),
+    ],
+)
+def test_features_that_teach_nothing_are_refused(features, cause):
+    with pytest.raises(ValueError, match=cause):
+        WFlow(**BARELY, features=features).fit(*samples(50))
+
+
 def test_features_of_a_time_course_are_refused():
     x, y = samples(50)
     with pytest.raises(ValueError, match="features"):

@@ -40,7 +40,7 @@ _SOLVER = Sinkhorn(tol=0.1)  # of a velocity: the noise of a batch is ten times 
 _MOST, _POWER = 4.0, -4.0  # guidance 1 + w is drawn from [1, most], with a density of its power of -5
 _NONE = 0.5  # of the draws, w is 0: what is asked for most
 _TRIALS = 4  # minibatches, on which the report measures velocities
-_FARTHEST = 1e6  # spreads, of what a network makes
+_FARTHEST = 100.0  # spreads, of what a network makes
 _ROWS = 1024  # of the target, on which the spread of features is measured
 Features = Callable[[Tensor], Tensor]
 
@@ -123,7 +123,13 @@ class Made(nn.Module):
         self.features = (features,)  # in a tuple: no part of what is trained
         if features is not None:
             self.unit, rows = 1.0, task.target.rows[:_ROWS]
-            self.unit = deviation(self.of_rows(rows, device)) / deviation(rows)
+            _check_features(features, self.data(torch.from_numpy(rows[:8]).to(device)))
+            self.unit = deviation(self.of_rows(rows, device)) / (deviation(rows) or 1.0)
+            if not 0.0 < self.unit < np.inf:
+                raise ValueError(
+                    f"features of {len(rows)} rows of the target have a spread of {self.unit:.3g} times that of the "
+                    "rows: they are all the same, NaN or infinite. Give others, or None."
+                )
 
     def forward(self, z: Tensor, t: Tensor, *c: Tensor) -> Tensor:
         """Return what is made of z (n, d), as (n, k)."""
@@ -132,16 +138,34 @@ class Made(nn.Module):
 
     def seen(self, x: Tensor) -> Tensor:
         """Return points (n, d) of the target, in units, as (n, k)."""
-        (features,), frame = self.features, self.frame
-        if features is None:
-            return x
-        data = x * frame.scale + torch.as_tensor(frame.origin(1.0), dtype=x.dtype, device=x.device)
-        return features(data.reshape(len(x), *self.shape)).flatten(1) / self.unit
+        (features,) = self.features
+        return x if features is None else features(self.data(x)).flatten(1) / self.unit
+
+    def data(self, x: Tensor) -> Tensor:
+        """Return points (n, d) of the target, in units, as samples (n, …) in the units of the data."""
+        origin = torch.as_tensor(self.frame.origin(1.0), dtype=x.dtype, device=x.device)
+        return (x * self.frame.scale + origin).reshape(len(x), *self.shape)
 
     @torch.inference_mode()
     def of_rows(self, x: np.ndarray, device: str) -> np.ndarray:
         """Return the same of NumPy rows."""
         return x if self.features == (None,) else self.seen(torch.from_numpy(x).to(device)).cpu().numpy()
+
+
+def _check_features(features: Features, data: Tensor) -> None:
+    """Raise where features are none that a network can be trained by."""
+    found = features(data.requires_grad_())
+    shape = tuple(getattr(found, "shape", ()))
+    if not isinstance(found, Tensor) or len(shape) < 2 or shape[0] != len(data) or not found.numel():
+        raise ValueError(
+            f"features returned a {type(found).__name__} of shape {shape} for samples of shape {tuple(data.shape)}; "
+            "return a torch tensor (n, k), a row a sample: of one number each, z[:, None]."
+        )
+    if not found.requires_grad:
+        raise ValueError(
+            f"features returned {found.dtype} without a gradient, by which the network learns: leave out detach(), "
+            "no_grad(), NumPy and integers."
+        )
 
 
 class Chase:
@@ -221,7 +245,7 @@ class Chase:
         if not np.abs(made).max() < _FARTHEST:
             raise FloatingPointError(
                 f"the loss is no more to be trusted: the network makes points up to {np.abs(made).max():.2g} spreads "
-                "away. Lower the learning rate or clip gradients, training=Training(learning_rate=1e-3, clip=1.0)."
+                "away. Lower the learning rate, such as by set_params(training__learning_rate=2e-3)."
             )
         return inputs, np.split(made, np.cumsum([len(p.x) for p in problems])[:-1])
 
