@@ -74,13 +74,13 @@ def learnt(
     rng: np.random.Generator,
     n_iter: int,
     features: Features | None = None,
-    pull: float = 2.0,
+    widest: float = 1.0,
 ) -> Map:
     """Train a network of a model to be the map of a task, which the model calls ``field_``.
 
-    Where it makes more spread than the target has, it is pulled inwards, `pull` times the excess; 0 lets it.
+    Where it makes more than `widest` times the spread of the target, it is pulled inwards.
     """
-    chase = Chase(model, task, Made(net, task, features, pick_device(model.device)), rng, pull)
+    chase = Chase(model, task, Made(net, task, features, pick_device(model.device)), rng, widest)
     made, history = learning.trained(model, "field_", chase.made, chase, rng, n_iter)
     chase.made = cast(Made, made)
     report = chase.measured(rng) | {"max_error": chase.error, "converged": chase.converged}
@@ -171,14 +171,9 @@ def _check_features(features: Features, data: Tensor) -> None:
 class Chase:
     """What the network is to reach: what it makes, moved along its velocity; with the certificate of all velocities."""
 
-    def __init__(self, model: Any, task: Task, made: Made, rng: np.random.Generator, pull: float) -> None:
-        self.pull, self.task, self.made, self.n, self.device = (
-            pull,
-            task,
-            made,
-            int(model.batch_size),
-            pick_device(model.device),
-        )
+    def __init__(self, model: Any, task: Task, made: Made, rng: np.random.Generator, widest: float) -> None:
+        self.task, self.made, self.n, self.device = task, made, int(model.batch_size), pick_device(model.device)
+        self.widest = widest
         self.solve: Solver = _SOLVER if model.solver == "auto" else pick_solver(model.solver)
         self.dropout, self.d = habits(model).condition_dropout, task.frame.origins.shape[1]
         self.error, self.converged = 0.0, True
@@ -269,20 +264,20 @@ class Chase:
                 np.concatenate([to_numpy(z) for z in both], axis=1)
                 for both in ((twins.v, twins.v_other), (twins.own, twins.own_other))
             )
-            v = v - _pull(to_numpy(x), to_numpy(y), self.pull) * (to_numpy(x) - own)
+            v = v - _pull(to_numpy(x), to_numpy(y), self.widest) * (to_numpy(x) - own)
             for k, v_k in zip(which, v, strict=True):
                 found[k] = v_k
         return found
 
 
-def _pull(x: np.ndarray, y: np.ndarray, pull: float) -> np.ndarray:
-    """Return 1 − λ of stacked clouds (k, n, d) and targets (k, m, d): `pull` times the excess of variance, ½ at most.
+def _pull(x: np.ndarray, y: np.ndarray, widest: float) -> np.ndarray:
+    """Return 1 − λ of stacked clouds (k, n, d) and targets (k, m, d): twice the variance beyond `widest`², ½ at most.
 
     Rows of the target come again while those that the network makes are always new, which widens what it makes; so the
     self term is T_xx′ by λ, and the point itself by 1 − λ.
     """
     wide, wanted = (((z - z.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).mean(axis=1) for z in (x, y))
-    return np.clip(pull * (wide / np.maximum(wanted, 1e-30) - 1.0), 0.0, 0.5)[:, None, None]
+    return np.clip(2.0 * (wide / np.maximum(wanted, 1e-30) - widest**2), 0.0, 0.5)[:, None, None]
 
 
 def _drawn_guidance(p: Problem, rng: np.random.Generator) -> np.ndarray:

@@ -30,6 +30,7 @@ from nsgf.task import Task
 from nsgf.training import Training
 
 _BEGIN = 0.7  # τ: nearer to the end phase 2 mends less, and earlier it undoes what phase 1 made
+_WIDEST = 1.04  # spread of what phase 1 makes, in that of the target: phase 2 takes some away
 _LOUDER = 1.2  # of noise at τ: a field that was learnt from rows leaves a little less spread than they have
 _VALIDATION_BATCHES = 4  # of straight lines, on which a validation figure is read
 
@@ -151,9 +152,7 @@ n_features_in_, feature_names_in_
 
     def _learn(self, task: Task, rng: np.random.Generator) -> Learnt:
         n_iters, size, name = _both(self.max_iter), habits(self).batch_size, "straight_field_"
-        made = chase.learnt(
-            self, task, self._new("field_", task, rng), rng, n_iters[0], pull=0.0
-        )  # phase 2 takes it away
+        made = chase.learnt(self, task, self._new("field_", task, rng), rng, n_iters[0], widest=_WIDEST)
         lines, others = (self._lines(made.chase, n, rng) for n in (int(self.n_batches), 1))
         held_out = [others.draw(size, rng) for _ in range(_VALIDATION_BATCHES)]
         net = self._new(name, task, rng)  # of a seed that tells what the map has drawn: a checkpoint is of one map
