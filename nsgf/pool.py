@@ -350,6 +350,7 @@ def fill(
         Where a solve did not converge and its policy is ``on_unconverged="raise"``.
     """
     first, K = next(drawn), len(scheme.step_sizes)
+    at_once = min(n_batches, _TOGETHER) if n_batches >= LEAST else 1
     n, parts = sum(len(p.x) for p in first), K + (lines_rng is not None)  # of equal size
     budget = None if training.pool_bytes is None else training.pool_bytes // parts
     pool, lines = _pool_of(first[0], n_batches * K * n, training.path("pool"), budget and budget * K), None
@@ -364,12 +365,12 @@ def fill(
         return (_add(scheme.moved(p), scheme, pool, lines) for p in problems)
 
     def refresh() -> None:
-        if training.refill_every and next(calls) % (_TOGETHER * training.refill_every) == 0:
-            for certificate in add(together(itertools.islice(drawn, _TOGETHER), scheme.solve)):
+        if training.refill_every and next(calls) % (at_once * training.refill_every) == 0:
+            for certificate in add(together(itertools.islice(drawn, at_once), scheme.solve)):
                 settle(*certificate, scheme.solve)
 
     minibatches = (found for _, found in zip(progress(range(n_batches)), itertools.chain([first], drawn), strict=False))
-    collections.deque(add(_after(done, together(minibatches, scheme.solve))), 0)
+    collections.deque(add(together(minibatches, scheme.solve, done)), 0)
     settle(pool.error, pool.converged, scheme.solve)
     calls, held_out = itertools.count(), [p for minibatch in apart for p in unpaired(minibatch)]
     flows = [(p, scheme.follow(scheme.moved(p))) for p in held_out]
@@ -383,27 +384,24 @@ def fill(
     return Filled(scheme, pool, lines, flows, unseen, refresh)
 
 
-def together(minibatches: Iterable[list[Problem]], solve: Solver) -> Iterator[Problem]:
+def together(minibatches: Iterable[list[Problem]], solve: Solver, done: int = 0) -> Iterator[Problem]:
     """Yield the problems of minibatches, those of one kind of 16 as one stack, whose mean field is followed.
 
-    Minibatches whose problems differ in size are followed each by itself, and so are fewer than four.
+    Minibatches whose problems differ in size are followed each by itself, and so are fewer than four. The problems of
+    the first particles that are `done` are left out, drawn as if they were followed now.
     """
     source = iter(minibatches)
     while group := list(itertools.islice(source, _TOGETHER)):
         kinds = list(zip(*group, strict=True)) if len({len(problems) for problems in group}) == 1 else []
         are_alike = all(flow.alike(p, kind[0]) and len(p.x) * len(p.y) > 1 for kind in kinds for p in kind)
         if len(group) >= LEAST and kinds and are_alike:
-            yield from (flow.stacked(list(kind))._replace(is_together=True) for kind in kinds)
+            found = [flow.stacked(list(kind))._replace(is_together=True) for kind in kinds]
         else:
-            yield from flow.stacks(itertools.chain.from_iterable(group), solve)
-
-
-def _after(n: int, problems: Iterable[Problem]) -> Iterator[Problem]:
-    """Yield what follows the problems of the first `n` particles, drawn as if those were followed now."""
-    for p in problems:
-        if n <= 0:
-            yield p
-        n -= math.prod(p.x.shape[:-1])
+            found = list(itertools.chain.from_iterable(group))
+        sizes = np.cumsum([0] + [math.prod(p.x.shape[:-1]) for p in found]).tolist()
+        left = [p for p, before in zip(found, sizes, strict=False) if before >= done]
+        yield from left if found[0].is_together else flow.stacks(left, solve)
+        done -= sizes[-1]
 
 
 def _rows(x: Array, d: int) -> np.ndarray:
