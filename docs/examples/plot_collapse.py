@@ -3,8 +3,8 @@ The collapse, and its cure
 ==========================
 
 In two dimensions a Sinkhorn flow of minibatches ends where it should. In 64 it can end too early: what is made looks
-right, each image by itself, and all of them are too much alike. Here the flow of the paper
-stands beside three ways out of that, on digits from noise.
+right, each image by itself, and all of them are too much alike. Here the flow of the paper stands beside three ways
+out, on digits from noise.
 """
 
 # %%
