@@ -51,7 +51,7 @@ class PlaceEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of the places x (n, d)."""
         with torch.autocast(x.device.type, enabled=False):  # in half precision an angle is off by a tenth
-            angles = x.float() @ self.frequencies
+            angles = x.to(self.frequencies.dtype) @ self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

@@ -10,7 +10,7 @@ from nsgf import _checks, _io
 
 __all__ = ["Training"]
 
-_PASSES, _FEWEST = 8, 500  # of a pool, and steps: of 89 rows of 13 features 250 steps teach what 2000 do
+_PASSES, _FEWEST = 8, 1000  # of a pool, and steps: labels of few rows need more than 500
 
 
 @_io.storable
@@ -116,7 +116,7 @@ class Training:
             raise ValueError(f"patience={self.patience} needs validations: set validate_every, such as to 500.")
 
     def steps(self, max_iter: int, n_rows: int) -> int:
-        """Return how many steps a pool of `n_rows` is worth: eight passes, 500 at least, and `max_iter` at most.
+        """Return how many steps a pool of `n_rows` is worth: eight passes, 1000 at least, and `max_iter` at most.
 
         A pool that is refilled has no end. Held-out figures do not tell when to end: those of velocities no longer move
         while what is made of them still comes nearer to the target.
@@ -124,7 +124,7 @@ class Training:
         Examples
         --------
         >>> Training(batch_size=256).steps(2000, 32 * 5 * 1024), Training(batch_size=256).steps(2000, 32 * 5 * 89)
-        (2000, 500)
+        (2000, 1000)
         """
         passes = math.inf if self.refill_every else _PASSES * n_rows / self.batch_size
         return int(min(max_iter, max(_FEWEST, passes)))

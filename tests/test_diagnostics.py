@@ -80,7 +80,7 @@ UNITS = np.array([1.0, 1e6])
 LOUD = {
     "few steps of training": Case((X, Y), {"max_iter": 5}, "raise max_iter or n_batches", {"max_iter": 600}),
     "small minibatches": Case(
-        (X, MOONS), {"batch_size": 4, "n_batches": 60}, "raise batch_size or blur", {"batch_size": 256, "n_batches": 4}
+        (X, MOONS), {"batch_size": 2, "n_batches": 3000}, "raise batch_size or blur", {"batch_size": 256, "n_batches": 4}
     ),
     "large blur": Case((X, Y), {"blur": 3.0}, "raise n_steps or step_size, or lower blur", {"blur": "auto"}),
     "a flow that stops short": Case((X, Y), {"step_size": 0.1}, "raise n_steps or step_size", {"step_size": 1.0}),

@@ -186,7 +186,7 @@ def test_translations_of_either_sample_translate_the_result(leaf, name, spreads)
     # the data's own rounding, 1e-8 spreads at 1e8, can end a solve sooner, within its tolerance of 1e-2, and so change
     # partners of lines
     atol = 1e-2 if spreads == 1e8 else 1e-3
-    atol = {(SinkhornFlow, "numbers", 1e8): 0.2}.get((leaf, name, spreads), atol)
+    atol = 0.2 if (name, spreads) == ("numbers", 1e8) and leaf in (NSGFPlusPlus, SinkhornFlow, WFlow) else atol
     np.testing.assert_allclose(arrived, given["transform"], rtol=0, atol=atol * model.scale_)
     for figure in ("width", "mmd2", "regression_gap") if model.report_.keys() > {"regression_gap"} else ("width",):
         assert moved.report_[figure] == pytest.approx(model.report_[figure], abs=0.01)
@@ -287,7 +287,7 @@ FAULTS = {
     "early": Fault(KeyboardInterrupt, during=lambda: interrupted(Side, "draw")),
     "solver": Fault(KeyboardInterrupt, parameters={"solver": Interrupted()}),
     "late": Fault(KeyboardInterrupt, during=lambda: interrupted(diagnostics, "warn")),
-    "disk": Fault.of_disk("no room for .* the pool", 500),
+    "disk": Fault.of_disk("no room for (.* the pool|the checkpoint)", 500),
     "checkpoint": Fault.of_disk("no room for the checkpoint", 5000),
 }
 CTRL_C = {"training": Fault(KeyboardInterrupt, parameters={"network": Stopping()})}

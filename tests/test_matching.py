@@ -49,7 +49,7 @@ def test_every_habit_learns_it_too(options):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
 def test_a_compiled_network_learns_what_the_plain_one_does():
     plain, compiled = matched(50).loss, matched(50, {"compile": True}).loss
-    np.testing.assert_allclose(compiled, plain, rtol=1e-3)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-2)  # Muon computes in half precision
 
 
 def test_channels_last_changes_the_order_of_weights_and_not_the_losses():

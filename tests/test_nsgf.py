@@ -160,7 +160,7 @@ def test_a_model_fitted_on_a_gpu_carries_cupy_arrays_and_opens_on_a_cpu(tmp_path
 @pytest.fixture(scope="module")
 def labelled():
     X, names = labelled_sample()
-    return NSGF(**QUICK).fit(None, X, y_tgt=names)
+    return NSGF(**QUICK | {"max_iter": 900}).fit(None, X, y_tgt=names)
 
 
 def test_samples_have_the_label_that_is_asked_for(labelled):

@@ -43,7 +43,7 @@ def test_a_bad_habit_is_named(options, words):
 
 @pytest.mark.parametrize(
     ("max_iter", "n_rows", "refill_every", "n_steps"),
-    [(2000, 10**6, 0, 2000), (2000, 100, 0, 500), (20, 100, 0, 20), (2000, 100, 50, 2000), (2000, 32_000, 0, 1000)],
+    [(2000, 10**6, 0, 2000), (2000, 100, 0, 1000), (20, 100, 0, 20), (2000, 100, 50, 2000), (2000, 48_000, 0, 1500)],
     ids=["cap", "fewest", "cap below the fewest", "refilled", "eight passes"],
 )
 def test_small_pools_are_worth_fewer_steps(max_iter, n_rows, refill_every, n_steps):

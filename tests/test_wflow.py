@@ -262,6 +262,5 @@ def test_features_of_a_time_course_are_refused():
 
 
 def test_a_training_of_none_is_that_of_the_leaf():
-    assert WFlow().get_params()["training__optimiser"] == "muon"
-    assert NSGF().get_params()["training__optimiser"] == "adam"
-    assert WFlow().set_params(training__warmup=5).training == Training(optimiser="muon", ema_decay=0.98, warmup=5)
+    assert (WFlow().get_params()["training__ema_decay"], NSGF().get_params()["training__ema_decay"]) == (0.98, 0.999)
+    assert WFlow().set_params(training__warmup=5).training == Training(ema_decay=0.98, warmup=5)

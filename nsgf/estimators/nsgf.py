@@ -85,7 +85,7 @@ class NSGF(BaseFlow):
         that of two independent minibatches' velocities, say why not. ``"max_error"`` and ``"converged"``: the largest
         error of a velocity in the pool, and whether all converged. The guide, "Reading the report", has all of them.
     n_iter_ : int
-        Optimisation steps done: eight passes over the pool, 500 at least, and no more than `max_iter`, unless Ctrl-C or
+        Optimisation steps done: eight passes over the pool, 1000 at least and `max_iter` at most, unless Ctrl-C or
         `training.patience` ended the training.
     n_steps_, flow_time_ : int and float
         The steps that the field was trained on, and their total length, `n_steps` times `step_size`.
