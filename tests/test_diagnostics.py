@@ -79,9 +79,6 @@ X, Y, MOONS = datasets.gaussian(400, RNG), bimodal(400, RNG), datasets.moons(400
 UNITS = np.array([1.0, 1e6])
 LOUD = {
     "few steps of training": Case((X, Y), {"max_iter": 5}, "raise max_iter or n_batches", {"max_iter": 600}),
-    "small minibatches": Case(
-        (X, MOONS), {"batch_size": 2, "n_batches": 3000}, "raise batch_size or blur", {"batch_size": 256, "n_batches": 4}
-    ),
     "large blur": Case((X, Y), {"blur": 3.0}, "raise n_steps or step_size, or lower blur", {"blur": "auto"}),
     "a flow that stops short": Case((X, Y), {"step_size": 0.1}, "raise n_steps or step_size", {"step_size": 1.0}),
     "few rows": Case((X[:30], MOONS[:20]), {}, "too few rows: give more", better=(X, MOONS)),
@@ -235,3 +232,9 @@ def test_labels_far_from_each_other_are_named(n_labels):
             warnings.simplefilter("always")
             assert diagnostics.look_at(Task.of(None, Y + far * labels[:, None], y_tgt=labels)) == is_far
         assert ["Fit each label by itself" in str(w.message) for w in caught] == [True] * is_far
+
+
+def test_two_minibatches_that_disagree_are_named_as_the_cause():
+    figures = {"regression_gap": 0.4, "minibatch_gap": 0.9, "minibatch_error": 0.5, "rows": 1000}
+    assert "raise batch_size or blur" in diagnostics.remedy(figures)
+    assert "raise n_steps" in diagnostics.remedy(figures | {"minibatch_error": 0.1})
