@@ -2,8 +2,8 @@ r"""Matching: the one training loop.
 
 .. math::  \min_\theta \; \mathbb{E}\, |v_\theta(x, t) - v|^2
 
-over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16), those of straight lines (NSGF++, eq.
-18) and the times of points on them differ only in their ``draw``.
+over the batches that ``draw(rng)`` returns. Velocities of a pool (NSGF, eq. 16) and those of straight lines (NSGF++,
+eq. 18) differ only in their ``draw``.
 """
 
 import copy

@@ -1,7 +1,4 @@
-"""Networks: torch modules called as ``net(x, t, c=None)`` for a velocity and ``net(x, c=None)`` for a time.
-
-Times are (n,) and conditions (n, k).
-"""
+"""Networks: torch modules called as ``net(x, t, c=None)`` for a velocity; times are (n,) and conditions (n, k)."""
 
 import copy
 import functools
@@ -16,7 +13,7 @@ from torch import Tensor, nn
 
 from nsgf import _checks, _io, _random
 
-__all__ = ["MLP", "OnImages", "PlaceEmbedding", "TimeEmbedding", "TimePredictor", "UNet", "build", "predictor"]
+__all__ = ["MLP", "OnImages", "PlaceEmbedding", "TimeEmbedding", "UNet", "build"]
 
 
 class TimeEmbedding(nn.Module):
@@ -238,53 +235,6 @@ class UNet(nn.Module):
         return self.last(h).reshape(x.shape)
 
 
-class TimePredictor(nn.Module):
-    """The phase-transition predictor of NSGF++: where between source (0) and target (1) a sample lies.
-
-    Rows go through 3 hidden layers; images through strided convolutions whose values are averaged over the pixels, so
-    that the level of noise is kept and the place of what is drawn is not. The output is not held to [0, 1], because a
-    sigmoid that saturates at first learns nothing more: clip it.
-
-    Parameters
-    ----------
-    sample_shape : (int,), (int, int) or (int, int, int)
-        Features of a row; height and width of an image of one channel; or channels, height and width.
-    width : int
-        Units of a hidden layer, or channels of the last convolution; a multiple of 8 for images.
-    n_conditions : int
-        Numbers k of a condition, of a conditional model. Images do not use it: their noise tells the time.
-
-    Raises
-    ------
-    ValueError
-        If `sample_shape` is neither a row's nor an image's, or if `width` is not a multiple of 8 for images.
-
-    Examples
-    --------
-    >>> TimePredictor((1, 28, 28))(torch.zeros(5, 784)).shape
-    torch.Size([5])
-    """
-
-    def __init__(self, sample_shape: Sequence[int], width: int = 256, n_conditions: int = 0) -> None:
-        super().__init__()
-        sample_shape = _checks.counts("sample_shape", sample_shape)
-        self.n_conditions = n_conditions if len(sample_shape) == 1 else 0
-        if len(sample_shape) == 1:
-            self.input_shape: tuple[int, ...] = tuple(sample_shape)
-            self.layers = _dense([sample_shape[0] + n_conditions, width, width, width, 1])
-        else:
-            self.input_shape = _image_shape(sample_shape)
-            _check_encoder(width)
-            self.layers = _encoder([self.input_shape[0], width // 8, width // 4, width // 2, width])
-
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return the times (n,) of x, rows (n, d) or images (n, c, h, w), under the conditions c (n, k)."""
-        x = x.reshape(len(x), *self.input_shape)
-        if self.n_conditions:
-            x = torch.cat([x, _conditions(c, x, self.n_conditions)], dim=1)
-        return self.layers(x).squeeze(1)
-
-
 def build(
     network: "str | nn.Module",
     shape: tuple[int, ...],
@@ -337,18 +287,6 @@ def build(
         if network == "unet":
             return UNet(shape, n_conditions=n_conditions)
         return MLP(math.prod(shape), n_conditions=n_conditions, **sizes)
-
-
-def predictor(network: "str | nn.Module", shape: tuple[int, ...], n_conditions: int = 0, seed: int = 0) -> nn.Module:
-    """Return an untrained `TimePredictor` for samples of this shape, or of the images that `network` sees in them.
-
-    Examples
-    --------
-    >>> predictor(UNet((1, 8, 8)), (64,)).input_shape
-    (1, 8, 8)
-    """
-    with _random.seeded(seed):
-        return TimePredictor(getattr(network, "sample_shape", shape), n_conditions=n_conditions)
 
 
 def check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -549,14 +487,6 @@ def _dense(widths: Sequence[int], is_residual: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def _encoder(widths: Sequence[int]) -> nn.Sequential:
-    """Return strided convolutions from each width to the next, a mean over the pixels, and a linear layer to 1."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [_conv(n_in, n_out, stride=2), _norm(n_out), nn.SiLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1))
-
-
 def _conv(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, 3, stride, padding=1)
 
@@ -583,7 +513,7 @@ def _image_shape(sample_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(_checks.counts("sample_shape", sample_shape)) not in (2, 3):
         raise ValueError(
             f"sample_shape={tuple(sample_shape)} is no image's: give (height, width) or (channels, height, width). "
-            "Rows that are no images need another network: UNet -> MLP, and TimePredictor((n_features,))."
+            "Rows that are no images need another network: UNet -> MLP."
         )
     n_channels, height, width = (1, *sample_shape)[-3:]
     return n_channels, height, width
@@ -612,8 +542,3 @@ def _check_heads(n_channels: Sequence[int], n_heads: int) -> None:
                 f"n_heads={n_heads!r} does not divide the {n} channels (width * multiplier) of a level with attention; "
                 "choose a width that is a multiple of n_heads, or another n_heads."
             )
-
-
-def _check_encoder(width: int) -> None:
-    if width < 8 or width % 8:
-        raise ValueError(f"width={width!r} must be a positive multiple of 8 for images, such as 256.")

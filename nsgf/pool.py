@@ -1,8 +1,8 @@
 r"""The pool: what minibatch flows found, for networks to be matched to.
 
-It holds rows :math:`(t_k, x^k, v^k)` of many flows, in memory or on disk, and where they are asked for the straight
-lines from their particles to partners from their plans. `fill` follows minibatches by a `Scheme` until the pool is
-full, and keeps some flows apart that no network is trained on.
+It holds rows :math:`(t_k, x^k, v^k)` of many flows, in memory or on disk. `fill` follows minibatches by a `Scheme`
+until the pool is full, and keeps some flows apart that no network is trained on. `Lines` holds straight lines, to
+partners from plans.
 """
 
 import collections
@@ -148,12 +148,12 @@ class TrajectoryPool:
 
 
 class Lines:
-    r"""Straight lines from the particles of many flows to partners drawn from the plan of their first step.
+    r"""Straight lines from many particles to partners drawn from plans.
 
     .. math::  X_t = (1 - t)\, X_0 + t\, X_1, \qquad (X_0, X_1) \sim P, \qquad u = X_1 - X_0
 
-    (NSGF++, eq. 18, where the ends are drawn apart.) Of all couplings that keep both marginals, the plan is the one
-    whose lines cross least, so the field of their velocities is the straightest.
+    (NSGF++, eq. 18, where the ends are drawn apart.) Of all couplings that keep both marginals, the plan of the
+    particles themselves is the one whose lines cross least, so the field of their velocities is the straightest.
 
     Parameters
     ----------
@@ -186,18 +186,13 @@ class Lines:
         return len(self._pool)
 
     def add(self, x: Array, res: Velocity, c: Array | None = None, n_fixed: int = 0) -> None:
-        """Append a line for every particle x (…, n, d + l) of a first step, in the place of the oldest in a full pool.
+        """Append a line for every particle x (…, n, d + l) to its partner, in the place of the oldest in a full pool.
 
-        The last l = `n_fixed` coordinates are no part of it.
+        The last l = `n_fixed` coordinates are no part of it; `res` is of the velocities whose plans pair the particles.
         """
         d = x.shape[-1] - n_fixed
         x0, x1 = (to_numpy(z).reshape(-1, x.shape[-1])[:, :d] for z in (x, res.partners(self._rng)))
         self._pool.renew(0.0, x0, x1 - x0, None if c is None else to_numpy(c).reshape(len(x0), -1))
-
-    def go_on_from(self, n: int) -> None:
-        """Forget all but the first `n` lines, and draw partners as if they had just been added."""
-        self._pool.keep(n)
-        self._rng.random(n)
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Return points (size, d), times (size,) and conditions (size, k) if any; and velocities (size, d)."""
@@ -274,8 +269,6 @@ class Filled(NamedTuple):
         How its flows were followed.
     pool : TrajectoryPool
         Their rows.
-    lines : Lines or None
-        Straight lines to the partners of their first step, where they were asked for.
     held_out : list of (Problem, Steps)
         Flows that no network is trained on.
     examples : list of Example
@@ -286,7 +279,6 @@ class Filled(NamedTuple):
 
     scheme: Scheme
     pool: TrajectoryPool
-    lines: Lines | None
     held_out: list[tuple[Problem, Steps]]
     examples: list[Example]
     refresh: Callable[[], None]
@@ -297,20 +289,6 @@ class Filled(NamedTuple):
         t, x, v, *c = self.pool.draw(size, rng)
         return (x, t, *c), v
 
-    def straight(self, size: int, rng: np.random.Generator) -> Example:
-        """Draw places, times and conditions if any on straight lines, and their velocities."""
-        if self.lines is None:
-            raise ValueError("the pool was filled without lines; give fill a lines_rng.")
-        self.refresh()
-        return self.lines.draw(size, rng)
-
-    def unseen_lines(self, rng: np.random.Generator) -> Lines:
-        """Return straight lines of the flows held out."""
-        lines = Lines.of([p for p, _ in self.held_out], rng)
-        for p, (first, *_) in self.held_out:
-            lines.add(*first, p.c, p.n_fixed)
-        return lines
-
 
 def fill(
     drawn: Minibatches,
@@ -319,7 +297,6 @@ def fill(
     training: Training,
     *,
     apart: Iterable[list[Problem]] = (),
-    lines_rng: np.random.Generator | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Filled:
     """Follow `n_batches` minibatches, and those that are held out.
@@ -337,8 +314,6 @@ def fill(
         part is computed.
     apart : iterable of minibatches
         Those that no network is trained on; read once the pool is full.
-    lines_rng : numpy Generator, optional
-        Draws the partners of straight lines, where they are wanted.
     progress : callable
         Wraps the range of minibatches, as ``tqdm`` does.
 
@@ -355,18 +330,13 @@ def fill(
     """
     first, K = next(drawn), len(scheme.step_sizes)
     at_once = min(n_batches, _TOGETHER) if n_batches >= LEAST else 1
-    n, parts = sum(len(p.x) for p in first), K + (lines_rng is not None)  # of equal size
-    budget = None if training.pool_bytes is None else training.pool_bytes // parts
-    pool, lines = _pool_of(first[0], n_batches * K * n, training.path("pool"), budget and budget * K), None
+    n = sum(len(p.x) for p in first)
+    pool = _pool_of(first[0], n_batches * K * n, training.path("pool"), training.pool_bytes)
     done = pool.n_added // K  # particles
-    if lines_rng is not None:
-        kept = _pool_of(first[0], n_batches * n, training.path("lines"), budget)
-        lines, done = Lines(kept, lines_rng), min(done, kept.n_added)
-        lines.go_on_from(done)
     pool.keep(done * K)
 
     def add(problems: Iterable[Problem]) -> Iterator[tuple[float, bool]]:
-        return (_add(scheme.moved(p), scheme, pool, lines) for p in problems)
+        return (_add(scheme.moved(p), scheme, pool) for p in problems)
 
     def refresh() -> None:
         if training.refill_every and next(calls) % (at_once * training.refill_every) == 0:
@@ -385,7 +355,7 @@ def fill(
     )
     followed = [(p, scheme.follow(scheme.moved(p))) for p in others if p.is_together] or flows
     unseen = [example for other in followed for example in scheme.examples(*other)]
-    return Filled(scheme, pool, lines, flows, unseen, refresh)
+    return Filled(scheme, pool, flows, unseen, refresh)
 
 
 def together(minibatches: Iterable[list[Problem]], solve: Solver, done: int = 0) -> Iterator[Problem]:
@@ -426,14 +396,12 @@ def _pool_of(problem: Problem, capacity: int, directory: Path | None, max_bytes:
     )
 
 
-def _add(problem: Problem, scheme: Scheme, pool: TrajectoryPool, lines: Lines | None) -> tuple[float, bool]:
-    """Follow a problem, or a stack of some, into the pools, in the place of the oldest; return the certificate.
+def _add(problem: Problem, scheme: Scheme, pool: TrajectoryPool) -> tuple[float, bool]:
+    """Follow a problem, or a stack of some, into the pool, in the place of the oldest; return the certificate.
 
     Rows count once those of the whole stack are there: one that is cut short is followed again, as the same stack.
     """
     steps = scheme.follow(problem)
-    if lines is not None:
-        lines.add(*steps[0], problem.c, problem.n_fixed)
     certificate = max(res.error for _, res in steps), all(res.converged for _, res in steps)
     pool.certify(*certificate)
     found, n, K = scheme.examples(problem, steps), problem.x.shape[-2], len(steps)

@@ -106,13 +106,13 @@ def test_ctrl_c_at_any_instruction_of_a_training_changes_no_bit_of_the_one_that_
 
 
 def filled(directory=None):
-    """Fill a pool and lines with stacks of problems of two sizes, and tell all that is in them."""
+    """Fill a pool with stacks of problems of two sizes, and tell all that is in them."""
     rng, (x, y) = np.random.default_rng(0), samples(60)
     sides, scheme = (Side(x), Side(y)), Scheme.descent(0.8, 2, 0.5, Sinkhorn(tol=1e-3), "cpu")
     drawn = minibatches.with_dropped(minibatches.plain(*sides, 12, rng), *sides, 6, 2, rng)
     drawn = ([p._replace(c=np.zeros((len(p.x), 2), np.float32)) for p in found] for found in drawn)
-    made = pool.fill(drawn, scheme, 3, Training(directory=directory), lines_rng=np.random.default_rng(1))
-    return made.pool.rows, made.pool.error, made.pool.converged, made.straight(50, np.random.default_rng(2))
+    made = pool.fill(drawn, scheme, 3, Training(directory=directory))
+    return made.pool.rows, made.pool.error, made.pool.converged
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # between opening a file and `with`
@@ -180,8 +180,8 @@ def test_a_damaged_pool_is_an_error_that_names_the_file(tmp_path, harm, name):
         filled(tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["pool/x.npy", "pool/state.npy", "lines/x.npy", "lines/state.npy"])
-def test_a_pool_or_lines_that_are_lost_are_made_again(tmp_path, lost):
+@pytest.mark.parametrize("lost", ["pool/x.npy", "pool/state.npy"])
+def test_a_pool_that_is_lost_is_made_again(tmp_path, lost):
     whole = filled(tmp_path)
     (tmp_path / lost).unlink()
     np.testing.assert_equal(filled(tmp_path), whole)

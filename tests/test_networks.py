@@ -14,7 +14,7 @@ from torch import nn
 import nsgf
 from nsgf import NSGF, NSGFPlusPlus, TrajectoryPool
 from nsgf.matching import relative_error, train
-from nsgf.networks import MLP, OnImages, PlaceEmbedding, TimePredictor, UNet, _resize, build, predictor
+from nsgf.networks import MLP, OnImages, PlaceEmbedding, UNet, _resize, build
 
 SHAPES = [(8, 8), (1, 7, 7), (3, 5, 9), (2, 4, 6)]
 ALGEBRA = {"rtol": FLOAT64, "atol": FLOAT64}
@@ -195,45 +195,13 @@ def test_a_velocity_that_turns_with_time_is_learnt():
     assert last < 0.5 * first
 
 
-def between(t, *shape):
-    """Return samples on the way from noise (t = 0) to one grey image a sample (t = 1)."""
-    t = t.reshape(-1, *len(shape) * [1])
-    return (1 - t) * torch.randn(len(t), *shape) + t * torch.randn_like(t)
-
-
-def shrinking(t, *shape):
-    """Return noise of standard deviation 1 − t: only its magnitude tells the time."""
-    return (1 - t).reshape(-1, *len(shape) * [1]) * torch.randn(len(t), *shape)
-
-
-@pytest.mark.parametrize("law", [between, shrinking])
-@pytest.mark.parametrize("shape", [(20,), (1, 9, 8)])
-def test_a_level_of_noise_is_learnt(shape, law):
-    def loss(net):
-        t = torch.rand(128)
-        return nn.functional.mse_loss(net(law(t, *shape)), t)
-
-    _, last = fit(TimePredictor(shape, width=64), loss, 100)
-    assert last < 0.25 / 12  # a quarter of the variance of t
-
-
-@pytest.mark.parametrize("shape", [(3,), *SHAPES, (1, 1), (28, 28)])
-def test_a_time_is_predicted_for_every_row_or_image_alone(shape):
-    net = awake(TimePredictor(shape, width=16))
-    x = 10 * torch.randn(5, *shape, dtype=torch.float64)
-    t = net(x)
-    assert t.shape == (5,)
-    torch.testing.assert_close(net(x.flatten(1)), t, rtol=0, atol=0)
-    torch.testing.assert_close(net(x[:1]), t[:1], **ALGEBRA)
-
-
-@pytest.mark.parametrize("net", [MLP(48), small((3, 4, 4)), TimePredictor((3, 4, 4), width=8)])
+@pytest.mark.parametrize("net", [MLP(48), small((3, 4, 4))])
 def test_the_weights_are_the_whole_state(net):
     net, other = awake(net), awake(copy.deepcopy(net))
     for parameter in other.parameters():
         nn.init.normal_(parameter)
     other.load_state_dict(net.state_dict())
-    arguments = [torch.randn(2, 48, dtype=torch.float64)] + [torch.rand(2).double()] * (type(net) is not TimePredictor)
+    arguments = torch.randn(2, 48, dtype=torch.float64), torch.rand(2).double()
     assert torch.equal(other(*arguments), net(*arguments))
 
 
@@ -257,13 +225,6 @@ def test_the_weights_are_the_whole_state(net):
 def test_what_makes_no_unet_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-def test_what_makes_no_predictor_is_refused():
-    with pytest.raises(ValueError, match=r"sample_shape=\(\)"):
-        TimePredictor(())
-    with pytest.raises(ValueError, match="width=20 .* multiple of 8"):
-        TimePredictor((8, 8), width=20)
 
 
 # %% Building and storing
@@ -295,8 +256,6 @@ def test_a_module_is_copied_and_sees_the_images_that_rows_stand_for():
         assert made is not given
         assert type(made) is type(given)
     assert build(Own(1, 1, 3, padding=1), (1, 8, 8)).sample_shape == (1, 8, 8)
-    assert predictor(net, (64,)).input_shape == predictor("unet", (1, 8, 8)).input_shape == (1, 8, 8)
-    assert predictor("mlp", (64,), 3).input_shape == (64,)
 
 
 @pytest.mark.parametrize(

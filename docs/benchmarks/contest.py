@@ -254,10 +254,7 @@ OURS = {
     "NSGF, fitted for each": Leaf(
         "NSGF", None, {n: {"n_steps": n, "step_size": min(1.0, 5 / n)} for n in (1, 2, 10)}
     ).attempts,
-    "NSGF++": Leaf("NSGFPlusPlus", {}, {n: {"n_steps": (5, n - 5)} for n in (10, 100)}).attempts,
-    "NSGF++, one step first": Leaf(
-        "NSGFPlusPlus", {"n_steps": (1, 4)}, {n: {"n_steps": (1, n - 1)} for n in N_EVALUATIONS[1:]}
-    ).attempts,
+    "NSGF++": Leaf("NSGFPlusPlus", {}, {n: {"n_steps": n - 1} for n in N_EVALUATIONS[1:]}).attempts,
     "WFlow": Leaf("WFlow", {}, {1: {}}).attempts,
     "SinkhornFlow": Leaf("SinkhornFlow", None, {n: {"n_steps": n} for n in (1, 2, 5, 10)}).attempts,
 }

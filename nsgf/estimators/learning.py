@@ -51,10 +51,8 @@ def check_common(model: Any) -> None:
     encoders.check(model.encoder)
 
 
-def filled(
-    model: Any, task: Task, n_steps: int, rng: np.random.Generator, lines_rng: np.random.Generator | None = None
-) -> Pooled:
-    """Fill the pool of a flow of `n_steps` steps, with straight lines where there is a Generator for them."""
+def filled(model: Any, task: Task, n_steps: int, rng: np.random.Generator) -> Pooled:
+    """Fill the pool of a flow of `n_steps` steps."""
     start, training, scale = time.perf_counter(), habits(model), task.frame.scale
     solve: Solver = _POOL_SOLVER if model.solver == "auto" else pick_solver(model.solver)
     blur, device = model.blur if isinstance(model.blur, str) else float(model.blur) / scale, pick_device(model.device)
@@ -68,9 +66,7 @@ def filled(
         scheme = Scheme.course(blur / scale, n_steps, solve, device)
     else:
         scheme = Scheme.descent(blur / scale, n_steps, model.step_size, solve, device)
-    full = pool.fill(
-        drawn, scheme, int(model.n_batches), training, apart=apart, lines_rng=lines_rng, progress=_bar(model, "pool")
-    )
+    full = pool.fill(drawn, scheme, int(model.n_batches), training, apart=apart, progress=_bar(model, "pool"))
     clock = Clock.of(scheme.step_sizes, scheme.length, task.frame.times)
     return Pooled(full, blur, clock, time.perf_counter() - start)
 
@@ -97,7 +93,7 @@ def trained(
     ``"straight_"``. Ctrl-C ends the training early, but for an estimator that is fitted and stays as it was.
     """
     start, training = time.perf_counter(), habits(model)
-    prefix = name.removesuffix("field_").removesuffix("predictor_")
+    prefix = name.removesuffix("field_")
     matched = matching.train(
         net.to(pick_device(model.device)),
         draw,
