@@ -393,8 +393,8 @@ def test_forked_processes_have_samples_of_their_own(flow, tmp_path):
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
-    rows = np.concatenate([model.sample(3), *(np.load(tmp_path / f"{k}.npy") for k in range(3))])
-    assert len(np.unique(rows, axis=0)) == 12
+    drawn = [model.sample(3), *(np.load(tmp_path / f"{k}.npy") for k in range(3))]
+    assert len({rows.tobytes() for rows in drawn}) == 4  # of few rows of the source, one may come up twice
 
 
 # %% The tables
