@@ -162,7 +162,7 @@ def _own_share(phi: Array, n: int) -> Array:
     Examples
     --------
     >>> _own_share(np.array([-50.0, 0.0, 50.0]), 2).round(3)  # among many, between, and far from all
-    array([0. , 0.268, 1. ])
+    array([0.   , 0.268, 1.   ])
     """
     xp = namespace(phi)
     root = n**0.5 * xp.exp(xp.clip(-phi, None, 30.0))  # √n s, whose square is a float32

@@ -182,7 +182,7 @@ def spaced(x: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 
     Examples
     --------
-    >>> x = np.random.default_rng(0).permutation(1000.0)[:, None]
+    >>> x = np.random.default_rng(0).permutation(1000)[:, None]
     >>> bool(abs(np.sort(x[spaced(x, 100, np.random.default_rng(1)), 0]) - np.arange(5, 1000, 10)).max() < 20)
     True
     """
