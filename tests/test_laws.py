@@ -186,7 +186,8 @@ def test_translations_of_either_sample_translate_the_result(leaf, name, spreads)
     # the data's own rounding, 1e-8 spreads at 1e8, can end a solve sooner, within its tolerance of 1e-2, and so change
     # partners of lines
     atol = 1e-2 if spreads == 1e8 else 1e-3
-    atol = 0.2 if (name, spreads) == ("numbers", 1e8) and leaf in (NSGFPlusPlus, SinkhornFlow, WFlow) else atol
+    conditions_at_large = spreads == 1e8 and name in ("numbers", "labels")
+    atol = 0.2 if conditions_at_large and leaf in (NSGFPlusPlus, SinkhornFlow, WFlow) else atol
     np.testing.assert_allclose(arrived, given["transform"], rtol=0, atol=atol * model.scale_)
     for figure in ("width", "mmd2", "regression_gap") if model.report_.keys() > {"regression_gap"} else ("width",):
         assert moved.report_[figure] == pytest.approx(model.report_[figure], abs=0.01)

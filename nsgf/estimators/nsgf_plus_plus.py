@@ -105,7 +105,7 @@ n_features_in_, feature_names_in_
     batch_size: int = 896
     n_batches: int = 32
     network: str | nn.Module = "mlp"
-    max_iter: int | tuple[int, int] = (1000, 400)
+    max_iter: int | tuple[int, int] = (600, 400)
     training: Training | None = None
     solver: Solver | str = "auto"
     encoder: Any = None

@@ -89,7 +89,7 @@ n_features_in_, feature_names_in_
     _: dataclasses.KW_ONLY
     batch_size: int = 896
     network: str | nn.Module = "mlp"
-    max_iter: int = 1000
+    max_iter: int = 600
     training: Training | None = None
     solver: Solver | str = "auto"
     features: Features | None = None
