@@ -60,9 +60,9 @@ class WFlow(BaseFlow):
         As in `NSGF`, without ``"pool_seconds"``.
     report_ : dict
         Figures of the law as in `NSGF`. ``"velocity"``: root-mean-square velocity of fresh batches, and
-        ``"velocity_floor"``: that of batches of the target in their place, both in spreads of the target. Equal ones
-        say that the law is as right as such batches can tell. ``"max_error"`` and ``"converged"``: certificates of all
-        solves.
+        ``"velocity_floor"``: that of batches of the target in their place, both in spreads of the target. One well
+        above the other says that the law is wrong; equal ones do not say that it is right, since a cloud that is too
+        narrow has small velocities, too. ``"max_error"`` and ``"converged"``: certificates of the solves for these two.
     source_shift_, shift_, scale_, n_iter_, classes_, condition_shift_, condition_scale_, times_, sample_shape_, \
 n_features_in_, feature_names_in_
         As in `NSGF`.
